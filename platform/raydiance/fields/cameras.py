@@ -96,8 +96,8 @@ class Cameras:
         pose, focal, center = self.camera_to_world[views], self.focal[views], self.center[views]
         x = (columns + 0.5 - center[..., 0]) / focal[..., 0]
         y = (center[..., 1] - rows - 0.5) / focal[..., 1]
-        shape = torch.broadcast_shapes(x.shape, y.shape)
-        local = torch.stack((x.expand(shape), y.expand(shape), -x.new_ones(shape)), dim=-1)
+        zero = torch.zeros_like(x + y)
+        local = torch.stack((x + zero, y + zero, zero - 1), dim=-1)
         directions = (pose[..., :3] * local[..., None, :]).sum(-1)
         directions = directions / directions.norm(dim=-1, keepdim=True)
         return Rays(pose[..., 3].expand_as(directions), directions)
@@ -144,7 +144,7 @@ class Cameras:
 
 
 def look_at(positions: Tensor, target: Sequence[float] = (0.0, 0.0, 0.0)) -> Tensor:
-    """camera_to_world [V, 3, 4] of cameras at positions [V, 3] that look at the target, +Z up in the image."""
+    """camera_to_world [V, 3, 4] of cameras at positions [V, 3] that look at the target, +Z up in the view."""
     backward = positions - torch.tensor(target, dtype=positions.dtype, device=positions.device)
     backward = backward / backward.norm(dim=-1, keepdim=True)
     up = torch.tensor((0.0, 0.0, 1.0), dtype=positions.dtype, device=positions.device).expand_as(backward)
@@ -181,9 +181,9 @@ def spiral_cameras(
     """Cameras along an Archimedean spiral on the sphere, from above to below, looking at the origin.
 
     size: pixels, width = height. fov_degrees: full angle of view. phase: radians added to the azimuth.
-    The polar angle grows in proportion to the azimuth, as in DiffRF (Mueller et al. 2023). The views are spaced
-    evenly in arc length and the number of turns, sqrt(pi V) / 2, makes neighbouring turns just as far apart, so
-    that they cover the sphere evenly; the spacing is our own choice.
+    The polar angle grows in proportion to the azimuth, as in DiffRF (Mueller et al. 2023). The views are
+    spaced evenly in arc length and the number of turns, sqrt(pi V) / 2, makes neighbouring turns just as far
+    apart, so that they cover the sphere evenly; the spacing is our own choice.
     """
     if num_views < 1:
         raise ValueError(f"need num_views >= 1, got {num_views}")
