@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
-from raydiance.cluster.plan import print_plan
+from raydiance.cluster.plan import print_plan, run_name
 from raydiance.cluster.pointers import Pointer, read_pointer, resolve_input, write_record, write_results
-from raydiance.cluster.record import close_pipeline, connect_to, open_record
+from raydiance.cluster.record import connect_to, open_record
 from raydiance.cluster.session import session
 from raydiance.cluster.tasks import TaskMap
 from raydiance.cluster.train import Launcher
 from raydiance.config import Experiment, compose, load_params
 from raydiance.config.stages import STAGES
 from raydiance.errors import ConfigError, RaydianceError
-from raydiance.spec import digest, to_plain
+from raydiance.spec import to_plain
 from raydiance.storage import Artifact, Store
 from raydiance.tracking import Outcome, Progress, Run, Tracker, open_progress, serial_map
 
@@ -55,7 +55,9 @@ def main(stage: str, job: Job, *, ray: bool = False) -> NoReturn:
         print(f"raydiance {stage}: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
     except KeyboardInterrupt:
-        print(f"raydiance {stage}: interrupted; run it again to go on from the last checkpoint", file=sys.stderr)
+        print(
+            f"raydiance {stage}: interrupted; run it again to go on from the last checkpoint", file=sys.stderr
+        )
         sys.exit(130)
     sys.exit(0)
 
@@ -80,7 +82,9 @@ def execute(command: Command, job: Job, *, ray: bool = False) -> Pointer | None:
     ):
         _announce(command.stage, name)
         run = open_run(experiment, name, store, tracker, open_progress(), inputs)
-        tracker.log_params({"seed": experiment.seed, command.stage: to_plain(getattr(experiment, command.stage))})
+        tracker.log_params(
+            {"seed": experiment.seed, command.stage: to_plain(getattr(experiment, command.stage))}
+        )
         outcome = job(experiment, run)
         duration_s = time.monotonic() - started
         metrics = {**outcome.metrics, "duration_s": duration_s}
@@ -102,16 +106,6 @@ def execute(command: Command, job: Job, *, ray: bool = False) -> Pointer | None:
     delete_checkpoints(store, name)
     print(f"{command.stage}: {ref.key} after {duration_s:.1f} s", file=sys.stderr)
     return pointer
-
-
-def run_name(experiment: Experiment, stage: str, inputs: Mapping[str, Artifact]) -> str:
-    """The same work has the same name: "<experiment>-<stage>-<digest of seed, spec and inputs>"."""
-    made_from = {
-        "seed": experiment.seed,
-        "spec": getattr(experiment, stage),
-        "inputs": {name: artifact.ref.sha256 for name, artifact in inputs.items()},
-    }
-    return f"{experiment.name}-{stage}-{digest(made_from)}"
 
 
 def open_run(
@@ -164,7 +158,9 @@ def _parse(stage: str, arguments: Sequence[str]) -> Command:
     parser = argparse.ArgumentParser(prog=f"raydiance run {stage}", allow_abbrev=False)
     parser.add_argument("overrides", nargs="*", metavar="path=value", help="settings, in Hydra's grammar")
     parser.add_argument("--params", type=Path, help="read the settings from this file instead of configs/")
-    parser.add_argument("--input", action="append", default=[], metavar="STAGE=KEY", help="an input by its key")
+    parser.add_argument(
+        "--input", action="append", default=[], metavar="STAGE=KEY", help="an input by its key"
+    )
     parser.add_argument("--parent", help="the MLflow run to nest under")
     parser.add_argument("--record", help="keep pointer and metrics in the store, too, under this name")
     parser.add_argument("--fresh", action="store_true", help="start over: do not resume from checkpoints")

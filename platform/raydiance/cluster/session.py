@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
-from raydiance.config.environment import ClusterSpec
+from raydiance.config.platform import ClusterSpec
 from raydiance.errors import ClusterError
 
 __all__ = ["address_of", "probe", "session"]
@@ -37,7 +37,7 @@ def probe(address: str, default_port: int) -> None:
         socket.create_connection((host, port), PROBE_TIMEOUT_S).close()
     except (OSError, ValueError) as error:
         raise ClusterError(
-            f"Ray at {address} cannot be reached ({error}); start it, or check the address (RAYDIANCE_ADDRESS)"
+            f"Ray at {address} cannot be reached ({error}); start it, or correct RAYDIANCE_ADDRESS"
         ) from error
 
 
@@ -45,8 +45,8 @@ def probe(address: str, default_port: int) -> None:
 def session(spec: ClusterSpec, *, dashboard: bool = False) -> Iterator[None]:
     """Ray is connected while the block runs; one that is connected already is used and left as it is.
 
-    A Ray of our own has this machine's cores and listens on loopback only. Its dashboard is started only where the
-    State API is needed. Raises ClusterError within 10 s if the address does not answer.
+    A Ray of our own has this machine's cores and listens on loopback only. Its dashboard is started only
+    where the State API is needed. Raises ClusterError within 10 s if the address does not answer.
     """
     os.environ.update({name: os.environ.get(name, value) for name, value in _QUIET.items()})
     import ray

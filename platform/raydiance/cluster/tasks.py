@@ -4,10 +4,10 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from raydiance.cluster.session import session
-from raydiance.config.environment import ClusterSpec
+from raydiance.config.platform import ClusterSpec
 from raydiance.errors import ClusterError
 
 __all__ = ["TaskMap"]
@@ -20,8 +20,8 @@ R = TypeVar("R")
 class TaskMap:
     """An ordered map over Ray tasks; the function is a module-level one, items and results can be pickled.
 
-    At most twice `spec.num_tasks` are in flight, so a long list never fills the object store. What the function
-    raises is raised here as itself; a task whose worker died is run again by Ray.
+    At most twice `spec.num_tasks` are in flight, so a long list never fills the object store. What the
+    function raises is raised here as itself; a task whose worker died is run again by Ray.
     """
 
     spec: ClusterSpec
@@ -42,7 +42,7 @@ class TaskMap:
                     ray.cancel(task)
 
 
-def _result(task: object) -> object:
+def _result(task: Any) -> Any:
     import ray
 
     try:

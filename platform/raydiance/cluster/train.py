@@ -1,8 +1,8 @@
 """Run.launch: a training function in this process or on n workers under Ray Train.
 
-The loop itself lives in `training/` and knows none of this. It resumes from the newest good checkpoint in our store,
-so Ray is told of checkpoints (a folder with the reference) but never asked for one: Ray would insist on its newest,
-readable or not.
+The loop itself lives in `training/` and knows none of this. It resumes from the newest good checkpoint in
+our store, so Ray is told of checkpoints (a folder with the reference) but never asked for one: Ray would insist
+on its newest, readable or not.
 """
 
 import secrets
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from raydiance.cluster.session import session
-from raydiance.config.environment import ClusterSpec
+from raydiance.config.platform import ClusterSpec
 from raydiance.errors import ClusterError, RaydianceError
 from raydiance.spec import to_plain
 from raydiance.storage import ArtifactRef, Store, write_json
@@ -37,7 +37,7 @@ class _Work:
 
 @dataclass(frozen=True)
 class Launcher:
-    """Runs training functions as the cluster spec says; `connect` opens the run's record on another machine."""
+    """Runs training functions as the spec says; `connect` opens the run's record on another machine."""
 
     spec: ClusterSpec
     run_name: str
@@ -57,11 +57,12 @@ class Launcher:
             work = _Work(train, payload, self.store, self.connect)
             for failures in range(self.spec.max_failures + 1):
                 try:
-                    return self._fit(work)
+                    result: R = self._fit(work)
+                    return result
                 except _WorkerLostError as lost:
                     if failures == self.spec.max_failures:
                         raise ClusterError(
-                            f"{self.run_name}: {lost}, for the {failures + 1}th time; run the command again to go on "
+                            f"{self.run_name}: {lost}, after {failures} restarts; run the command again to go on "
                             "from the last checkpoint, or raise cluster.max_failures"
                         ) from lost
                     self.tracker.set_tags({"worker_failures": str(failures + 1)})
@@ -79,7 +80,7 @@ class Launcher:
         from ray.train.torch import TorchConfig, TorchTrainer
 
         resources = {"CPU": self.spec.cpus_per_worker} | ({"GPU": 1.0} if self.spec.use_gpu else {})
-        self._refuse_impossible(ray.cluster_resources(), resources)
+        self._refuse_impossible(ray.cluster_resources(), resources)  # type: ignore[no-untyped-call]
         folder, filesystem = _ray_folder(self.store)
         # A fresh name for each attempt: under a known one Ray would resume from what it kept itself.
         name = f"{self.run_name}-{secrets.token_hex(3)}"
@@ -95,13 +96,15 @@ class Launcher:
                 storage_path=folder,
                 storage_filesystem=filesystem,
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
-                # Ray cannot tell a lost worker from a loss that became NaN; _cause can, so the retries are ours.
+                # Ray cannot tell a lost worker from a loss that became NaN; _cause can: we retry.
                 failure_config=FailureConfig(max_failures=0),
-                logging_config=LoggingConfig(log_level="ERROR"),
+                logging_config=LoggingConfig(  # type: ignore[call-arg]
+                    log_level="ERROR"
+                ),
             ),
         )
         try:
-            return trainer.fit().return_value
+            return trainer.fit().return_value  # type: ignore[attr-defined]
         except ray.train.WorkerGroupError as error:
             raise _cause(error.worker_failures) from None
         except ray.train.ControllerError as error:
@@ -163,7 +166,7 @@ class _Report:
 
 
 def _cause(failures: Mapping[int, Exception]) -> Exception:
-    """The error that says most: ours, else a worker that died (the others then fail for want of it), else any."""
+    """The error that says most: ours, else a lost worker (the others then fail for want of it), else any."""
     import ray
 
     errors = [failures[rank] for rank in sorted(failures)]
@@ -177,7 +180,7 @@ def _cause(failures: Mapping[int, Exception]) -> Exception:
 
 
 def _ray_folder(store: Store) -> tuple[str, Any]:
-    """Where Ray Train keeps its notes: beside a local store, inside a remote one (workers must all see it)."""
+    """Where Ray Train keeps its notes: beside a local store, or inside a remote one; all workers see it."""
     if not store.url.startswith("s3://"):
         return str(Path(store.url).parent / "ray"), None
     import fsspec

@@ -2,15 +2,17 @@
 
 from raydiance.config.compose import compose, load_params, validate, write_params
 from raydiance.config.experiment import Experiment, LatentExperiment
-from raydiance.config.environment import ClusterSpec, StoreSpec, TrackingSpec
+from raydiance.config.platform import ClusterSpec, ServeSpec, StoreSpec, TrackingSpec, TuneSpec
 from raydiance.config.project import project_folder
 
 __all__ = [
     "ClusterSpec",
     "Experiment",
     "LatentExperiment",
+    "ServeSpec",
     "StoreSpec",
     "TrackingSpec",
+    "TuneSpec",
     "compose",
     "load_params",
     "project_folder",

@@ -1,4 +1,4 @@
-"""From overrides or params.yaml to a validated Experiment; what is wrong is said here, before anything starts."""
+"""From overrides or params.yaml to a validated Experiment; what is wrong is said before anything starts."""
 
 import json
 import math

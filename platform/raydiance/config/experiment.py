@@ -2,7 +2,7 @@
 
 from typing import Literal, TypeAlias
 
-from raydiance.config.environment import ClusterSpec, StoreSpec, TrackingSpec
+from raydiance.config.platform import ClusterSpec, ServeSpec, StoreSpec, TrackingSpec, TuneSpec
 from raydiance.spec import spec
 
 __all__ = ["Experiment", "LatentExperiment"]
@@ -20,6 +20,8 @@ class LatentExperiment:
     size: str
     seed: int = 0
     source: str = "procedural:furniture"
+    tune: TuneSpec = TuneSpec()
+    serve: ServeSpec = ServeSpec()
     cluster: ClusterSpec = ClusterSpec()
     tracking: TrackingSpec = TrackingSpec()
     store: StoreSpec = StoreSpec()
