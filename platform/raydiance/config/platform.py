@@ -1,7 +1,7 @@
 """Settings of the layers above config: tuning, serving, the cluster, tracking and the store.
 
-An address that is None is read from the environment (RAYDIANCE_ADDRESS, RAYDIANCE_TRACKING, RAYDIANCE_STORE) and
-falls back to the embedded default, so one params.yaml serves a laptop and a cluster alike.
+An address that is None is read from the environment (RAYDIANCE_ADDRESS, RAYDIANCE_TRACKING, RAYDIANCE_STORE),
+else it is the embedded default, so that one params.yaml serves a laptop and a cluster alike.
 """
 
 from typing import Annotated, Literal
@@ -22,9 +22,6 @@ __all__ = [
     "TuneSpec",
 ]
 
-Positive = Annotated[int, Gt(0)]
-NonNegative = Annotated[int, Ge(0)]
-Seconds = Annotated[float, Gt(0)]
 Solver = Literal["ddim", "ipndm", "deis", "dpm_solver_2m", "unipc", "heun", "edm", "fpndm"]
 Grid = Literal["karras", "logsnr"]
 SOLVERS: tuple[Solver, ...] = ("ddim", "ipndm", "deis", "dpm_solver_2m", "unipc", "heun")
@@ -91,20 +88,23 @@ class ServeSpec:
 
 @spec
 class ClusterSpec:
-    """Ray: where it is, how many workers train and how many tasks run beside each other."""
+    """Ray: where it is, how many workers train together, how many tasks run beside each other.
+
+    `address` is "local" (a Ray of our own for the length of the run), "auto" (the cluster this machine is
+    part of) or "host:port" of a cluster's head. 0 workers or 0 tasks: in this process, without Ray.
+    """
 
     address: str | None = None
-    num_workers: NonNegative = 0
-    num_tasks: NonNegative = 0
+    num_workers: Annotated[int, Ge(0)] = 0
+    num_tasks: Annotated[int, Ge(0)] = 0
     use_gpu: bool = False
     cpus_per_worker: Annotated[float, Gt(0)] = 1.0
-    max_failures: NonNegative = 2
-    timeout_s: Seconds = 10.0
+    max_failures: Annotated[int, Ge(0)] = 2
 
 
 @spec
 class TrackingSpec:
-    """Where the record is kept: an MLflow server, a database, or nowhere."""
+    """Where the record of runs is kept: an MLflow server or database (None: see above), or nowhere."""
 
     kind: Literal["mlflow", "none"] = "mlflow"
     url: str | None = None
