@@ -1,0 +1,217 @@
+"""One suite for all backends: the torch backend in float64 is the reference."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from raydiance.errors import DataError
+from raydiance.fields import Rays, Rendering, VoxelField, render, render_views, spiral_cameras
+
+BACKENDS = ("torch", "numba")
+BACKGROUND = (0.1, 0.5, 0.9)
+
+
+def scene(num_objects: int = 3, num_rays: int = 200, peak: float = 6.0) -> tuple[torch.Tensor, Rays]:
+    """A random grid, a third of it empty, and rays from all around; some miss the box."""
+    generator = torch.Generator().manual_seed(5)
+    grid = torch.rand(num_objects, 7, 6, 9, 4, generator=generator)
+    grid[..., 0] = peak * (grid[..., 0] - 0.35).clamp(min=0)
+    rays = spiral_cameras(12, size=16, radius=2.2, fov_degrees=70.0).rays().reshape(-1)
+    pick = torch.randint(0, rays.shape[0], (num_objects, num_rays), generator=generator)
+    return grid, rays[pick]
+
+
+def loss(result: Rendering) -> torch.Tensor:
+    return result.colour.square().sum() + result.opacity.sin().sum() + 0.3 * result.depth.cos().sum()
+
+
+def both(backend: str, grid: torch.Tensor, rays: Rays, **options: Any) -> tuple[Rendering, torch.Tensor]:
+    """The rendering and the gradient of the loss with respect to the grid."""
+    grid = grid.clone().requires_grad_()
+    result = render(VoxelField(grid), rays, backend=backend, background=BACKGROUND, **options)
+    loss(result).backward()
+    assert grid.grad is not None
+    return result, grid.grad
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("options", [{}, {"jitter": True}, {"early_stop": 0.02}], ids=["middle", "jitter", "stop"])
+def test_values_and_gradients_match_the_reference(backend: str, options: dict[str, Any]) -> None:
+    grid, rays = scene()
+    options = {"num_samples": 33, **options}
+    if "jitter" in options:
+        options["jitter"] = torch.rand(3, 200, generator=torch.Generator().manual_seed(1))
+    want, want_grad = both("torch", grid.double(), rays.to(torch.float64), **options)
+    got, got_grad = both(backend, grid, rays, **options)
+    for name in ("colour", "opacity", "depth"):
+        reference = getattr(want, name)
+        assert (getattr(got, name) - reference).abs().max() <= 1e-5 * reference.abs().max()
+    assert (got_grad - want_grad).abs().max() <= 1e-4 * want_grad.abs().max()
+
+
+def test_the_reference_passes_gradcheck() -> None:
+    grid, rays = scene(num_objects=2, num_rays=5)
+    grid = grid[:, :3, :3, :3].double().contiguous()
+    grid[..., 0] += 0.2  # away from 0, where density has a kink
+
+    def run(grid: torch.Tensor, background: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        result = render(VoxelField(grid), rays.to(torch.float64), num_samples=4, background=background)
+        return result.colour, result.opacity, result.depth
+
+    background = torch.rand(3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert torch.autograd.gradcheck(run, (grid.requires_grad_(), background.requires_grad_()))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_weights_and_background_make_one(backend: str) -> None:
+    grid, rays = scene()
+    grid[..., 1:] = 1.0
+    result = render(VoxelField(grid), rays, backend=backend, background=0.0)
+    torch.testing.assert_close(result.colour, result.opacity[..., None].expand(-1, -1, 3), atol=1e-6, rtol=0)
+    whole = render(VoxelField(grid), rays, backend=backend, background=1.0)
+    torch.testing.assert_close(whole.colour, torch.ones_like(whole.colour), atol=1e-6, rtol=0)
+    assert float(result.opacity.max()) > 0.9 and float(result.opacity.min()) == 0.0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_uniform_density_follows_beer_lambert(backend: str) -> None:
+    rays = Rays(torch.tensor([[-3.0, 0.1, 0.2]]), torch.tensor([[1.0, 0.0, 0.0]]))
+    grid = torch.full((1, 4, 4, 4, 4), 0.7)
+    for num_samples in (1, 2, 64):  # splitting a uniform segment changes nothing
+        result = render(VoxelField(grid), rays, num_samples=num_samples, backend=backend, background=0.0)
+        torch.testing.assert_close(result.opacity, torch.tensor([[1 - math.exp(-1.4)]]))
+        torch.testing.assert_close(result.colour, 0.7 * result.opacity[..., None].expand(1, 1, 3))
+    mean = 1 / 0.7 - 2 * math.exp(-1.4) / (1 - math.exp(-1.4)) + 2  # of an exponential cut off at length 2
+    torch.testing.assert_close(result.depth / result.opacity, torch.tensor([[mean]]), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_empty_is_transparent_and_missed_is_background(backend: str) -> None:
+    grid, rays = scene()
+    empty, gradient = both(backend, torch.cat((torch.zeros_like(grid[..., :1]), grid[..., 1:]), -1), rays)
+    assert torch.equal(empty.colour, torch.tensor(BACKGROUND).expand(3, 200, 3))
+    assert not empty.opacity.any() and not empty.depth.any() and bool(gradient[..., 0].any())
+    away = Rays(rays.origins, rays.origins / rays.origins.norm(dim=-1, keepdim=True))
+    missed, gradient = both(backend, grid, away)
+    assert torch.equal(missed.colour, torch.tensor(BACKGROUND).expand(3, 200, 3))
+    assert not gradient.any()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("exponent", [-100.0, -30.0, 0.0, 10.0, 80.0])
+def test_finite_at_the_extremes(backend: str, exponent: float) -> None:
+    grid, rays = scene()
+    grid[..., 0] = math.exp(exponent) * (grid[..., 0] > 0)
+    result, gradient = both(backend, grid, rays)
+    for tensor in (result.colour, result.opacity, result.depth, gradient):
+        assert bool(torch.isfinite(tensor).all())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_turning_camera_and_field_together_changes_nothing(backend: str) -> None:
+    grid, rays = scene()
+    turned = torch.rot90(grid, 1, dims=(1, 2))  # field(x, y) -> field'(-y, x)
+
+    def turn(v: torch.Tensor) -> torch.Tensor:
+        return torch.stack((-v[..., 1], v[..., 0], v[..., 2]), dim=-1)
+
+    one = render(VoxelField(grid), rays, backend=backend)
+    two = render(VoxelField(turned), Rays(turn(rays.origins), turn(rays.directions)), backend=backend)
+    torch.testing.assert_close(one.colour, two.colour, atol=2e-6, rtol=0)
+    torch.testing.assert_close(one.depth, two.depth, atol=5e-6, rtol=0)
+
+
+def test_skipping_changes_no_bit() -> None:
+    grid, rays = scene()
+    grid[:, 3:, :, 4:, 0] = 0
+    dense = render(VoxelField(grid), rays, backend="numba", skip_empty=False)
+    skipped = render(VoxelField(grid), rays, backend="numba", skip_empty=True)
+    assert torch.equal(dense.colour, skipped.colour) and torch.equal(dense.depth, skipped.depth)
+
+
+def test_skipping_is_exact_behind_relu() -> None:
+    grid, rays = scene()
+    grid[..., 0] -= 1.5
+    gradients = []
+    for skip_empty in (False, True):
+        leaf = grid.clone().requires_grad_()
+        active = torch.cat((leaf[..., :1].relu(), leaf[..., 1:]), dim=-1)
+        loss(render(VoxelField(active), rays, backend="numba", skip_empty=skip_empty)).backward()
+        gradients.append(leaf.grad)
+    assert torch.equal(*gradients)
+
+
+def test_one_object_does_not_see_its_batch_nor_its_threads() -> None:
+    grid, rays = scene(num_objects=4, num_rays=700)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        batch, gradient = both("numba", grid, rays)
+        torch.set_num_threads(1)
+        for i in range(4):
+            alone, alone_gradient = both("numba", grid[i : i + 1], rays[i : i + 1])
+            assert torch.equal(alone.colour[0], batch.colour[i])
+            assert torch.equal(alone_gradient[0], gradient[i])
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_shared_rays_are_rays_of_each_object() -> None:
+    grid, rays = scene()
+    for backend in BACKENDS:
+        result = render(VoxelField(grid), rays[1], backend=backend)
+        each = render(VoxelField(grid), Rays(*(v[1].expand(3, -1, -1) for v in (rays.origins, rays.directions))), backend=backend)
+        assert torch.equal(result.colour, each.colour)
+
+
+def test_views_come_as_images() -> None:
+    grid, _ = scene()
+    cameras = spiral_cameras(5, size=6, radius=2.2, fov_degrees=50.0)
+    images = render_views(VoxelField(grid), cameras, [4, 1], background=BACKGROUND)
+    assert images.colour.shape == (3, 2, 6, 6, 3) and images.depth.shape == (3, 2, 6, 6)
+    one = render_views(VoxelField(grid[1:2]), cameras, 1, background=BACKGROUND)
+    assert one.colour.shape == (1, 1, 6, 6, 3)
+    assert torch.equal(one.colour[0, 0], images.colour[1, 1])
+
+
+def test_a_generator_draws_jitter() -> None:
+    grid, rays = scene()
+    jitter = torch.rand(3, 200, generator=torch.Generator().manual_seed(9))
+    given = render(VoxelField(grid), rays, jitter=jitter)
+    drawn = render(VoxelField(grid), rays, generator=torch.Generator().manual_seed(9))
+    assert torch.equal(given.colour, drawn.colour)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_broken_field_is_refused_by_name(value: float) -> None:
+    grid, rays = scene()
+    grid[1, 2, 3, 4, 2] = value
+    with pytest.raises(DataError, match=r"\[1, 2, 3, 4, 2\]"):
+        render(VoxelField(grid), rays)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_nan_reaches_the_loss_in_training(backend: str) -> None:
+    grid, rays = scene()
+    grid[:, 2:5, 2:5, 2:5, 0] = math.nan
+    result, _ = both(backend, grid, rays, skip_empty=True)
+    assert bool(result.colour.isnan().any())
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    grid, rays = scene()
+    field = VoxelField(grid)
+    with pytest.raises(ValueError, match=r"\[B, N\] with B = 3"):
+        render(field, rays[:2])
+    with pytest.raises(ValueError, match="jitter needs shape"):
+        render(field, rays, jitter=torch.zeros(3, 7))
+    with pytest.raises(ValueError, match="num_samples"):
+        render(field, rays, num_samples=0)
+    with pytest.raises(ValueError, match="float32"):
+        render(VoxelField(grid.double()), rays, backend="numba")
+    with pytest.raises(ValueError, match=r"\[B, X, Y, Z, 4\]"):
+        VoxelField(grid[..., :3])
+    with pytest.raises(ValueError, match="lower < upper"):
+        VoxelField(grid, lower=(1.0, -1.0, -1.0))
