@@ -1,1 +1,21 @@
-__all__: list[str] = []
+"""What a run is made from: Hydra composes plain YAML, pydantic validates it into specs, once."""
+
+from raydiance.config.compose import compose, load_params, validate, write_params
+from raydiance.config.experiment import Experiment, LatentExperiment
+from raydiance.config.platform import ClusterSpec, ServeSpec, StoreSpec, TrackingSpec, TuneSpec
+from raydiance.config.project import project_folder
+
+__all__ = [
+    "ClusterSpec",
+    "Experiment",
+    "LatentExperiment",
+    "ServeSpec",
+    "StoreSpec",
+    "TrackingSpec",
+    "TuneSpec",
+    "compose",
+    "load_params",
+    "project_folder",
+    "validate",
+    "write_params",
+]

@@ -1,1 +1,49 @@
-__all__: list[str] = []
+"""Who made what from what: the tracker, progress, and what a job is given and gives back.
+
+MLflow itself is in raydiance.tracking.mlflow and is imported only there.
+"""
+
+from raydiance.tracking.progress import (
+    LineProgress,
+    Progress,
+    QuietProgress,
+    RichProgress,
+    Task,
+    open_progress,
+)
+from raydiance.tracking.run import (
+    InProcess,
+    Launch,
+    Map,
+    Outcome,
+    ProcessMap,
+    Report,
+    Run,
+    Worker,
+    local_run,
+    serial_map,
+)
+from raydiance.tracking.tracker import MemoryTracker, NullTracker, Tracker, flatten
+
+__all__ = [
+    "InProcess",
+    "Launch",
+    "LineProgress",
+    "Map",
+    "MemoryTracker",
+    "NullTracker",
+    "Outcome",
+    "ProcessMap",
+    "Progress",
+    "QuietProgress",
+    "Report",
+    "RichProgress",
+    "Run",
+    "Task",
+    "Tracker",
+    "Worker",
+    "flatten",
+    "local_run",
+    "open_progress",
+    "serial_map",
+]

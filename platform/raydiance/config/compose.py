@@ -1,0 +1,137 @@
+"""From overrides or params.yaml to a validated Experiment; what is wrong is said before anything starts."""
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import TypeAdapter, ValidationError
+
+from raydiance.config.experiment import Experiment
+from raydiance.config.explain import explain, nearest, paths
+from raydiance.config.files import read_yaml, write_yaml
+from raydiance.config.project import project_folder
+from raydiance.errors import ConfigError
+from raydiance.spec import to_plain
+
+__all__ = ["compose", "load_params", "validate", "write_params"]
+
+
+def compose(overrides: Sequence[str] = (), *, folder: Path | None = None) -> Experiment:
+    """The experiment that `configs/` and the overrides (Hydra's grammar) describe.
+
+    Raises ConfigError with path, value, rule and nearest valid name.
+    """
+    folder = (folder or project_folder() / "configs").resolve()
+    for file in sorted(folder.rglob("*.yaml")):
+        read_yaml(file)
+    parsed = [_parse(text) for text in overrides]
+    lines = [_allow_defaults(override, folder) for override in parsed]
+    try:
+        with initialize_config_dir(str(folder), version_base="1.3"):
+            composed = hydra_compose("config", overrides=lines)
+        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_composition_problem(error, parsed, folder)) from error
+    return validate(plain)
+
+
+def validate(plain: Any) -> Experiment:
+    """A tree of plain values as an Experiment. Raises ConfigError, a line for each thing that is wrong."""
+    _refuse_code(plain, "")
+    try:
+        # JSON in strict mode: lists become tuples, but "3" is no number and true is no 1.
+        return _adapter().validate_json(json.dumps(plain), strict=True)
+    except ValidationError as error:
+        raise ConfigError(explain(error, Experiment, plain)) from error
+
+
+def load_params(path: Path) -> Experiment:
+    """The experiment in a params.yaml that write_params wrote (or a person changed)."""
+    plain = read_yaml(path)
+    plain.pop("overrides", None)
+    try:
+        return validate(plain)
+    except ConfigError as error:
+        raise ConfigError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from error
+
+
+def write_params(path: Path, overrides: Sequence[str]) -> Experiment:
+    """Compose, and write the result with every default spelled out, as DVC's parameters."""
+    experiment = compose(overrides)
+    command = " ".join(["raydiance compose", *overrides])
+    write_yaml(
+        path,
+        {"overrides": list(overrides), **to_plain(experiment)},
+        header=f"Written by `{command}`.\nThe stages of dvc.yaml read this file.",
+    )
+    return experiment
+
+
+@cache
+def _adapter() -> TypeAdapter[Experiment]:
+    return TypeAdapter(Experiment)
+
+
+def _parse(text: str) -> Override:
+    try:
+        override = OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"{text!r} is no override ({reason}); write path=value, as in render.size=64"
+        ) from error
+    if override.is_sweep_override():
+        raise ConfigError(f"{text}: one run takes one value; write a list as {override.key_or_group}=[...]")
+    if override.key_or_group.split(".")[0] == "hydra":
+        raise ConfigError(f"{text}: settings of Hydra itself have no effect here; leave it out")
+    return override
+
+
+def _allow_defaults(override: Override, folder: Path) -> str:
+    """Plain `path=value` may also set what only the specs know: pydantic says which names exist."""
+    line = str(override.input_line)
+    is_group = (folder / override.key_or_group).is_dir()
+    return f"++{line}" if line[0] not in "+~" and not is_group else line
+
+
+def _composition_problem(error: Exception, overrides: Sequence[Override], folder: Path) -> str:
+    message = " ".join(str(error).split())
+    if found := re.search(r"Could not find '([^']+)/([^'/]+)'", message):
+        group, name = found.groups()
+        options = sorted(file.stem for file in (folder / group).glob("*.yaml"))
+        if group.startswith("preset/"):
+            group, options = "size", sorted(options)
+        return f"{group} = {name!r}: no such choice{nearest(name, options)}"
+    if found := re.search(r"Interpolation key '([^']+)' not found full_key: (\S+)", message):
+        hint = nearest(found[1], list(paths(Experiment)))
+        return f"{found[2]} = '${{{found[1]}}}': nothing stands at {found[1]}{hint}"
+    if found := re.search(r"Missing mandatory value: (\S+)", message):
+        return f"{found[1]}: is not set and has no default; give {found[1]}=..."
+    given = ", ".join(str(o.input_line) for o in overrides)
+    return f"{given or folder}: cannot be composed: {message}"
+
+
+def _refuse_code(value: Any, path: str) -> None:
+    """Refuse names of code and numbers that JSON cannot hold."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            here = f"{path}.{key}" if path else str(key)
+            if isinstance(key, str) and re.fullmatch(r"_\w+_", key):
+                raise ConfigError(f"{here} = {item!r}: code is never named in a config; choose with `kind`")
+            _refuse_code(item, here)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _refuse_code(item, f"{path}.{index}")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{path} = {value}: a finite number is needed")
