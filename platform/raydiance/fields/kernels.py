@@ -150,7 +150,7 @@ def _absorbed(tau):
 
 @jit
 def cell_occupancy(grid, occupied):
-    """occupied [X-1, Y-1, Z-1] uint8: 1 where a corner of the cell has density or a NaN; grid [X, Y, Z, 4]."""
+    """occupied [X-1, Y-1, Z-1] uint8: 1 where a corner of the cell has density or NaN; grid [X, Y, Z, 4]."""
     occupied[:] = 0
     for x in range(grid.shape[0]):
         for y in range(grid.shape[1]):
