@@ -11,7 +11,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["fill", "holds_still", "in_tiles", "tile_size"]
+from raydiance.generation.bundle import LatentModel
+
+__all__ = ["fill", "holds_still", "in_tiles", "noise_network", "tile_size"]
 
 CPU_TILE, ACCELERATOR_TILE = 2, 8
 
@@ -19,6 +21,15 @@ CPU_TILE, ACCELERATOR_TILE = 2, 8
 def tile_size(device: torch.device | str) -> int:
     """Items per network call on a device."""
     return CPU_TILE if torch.device(device).type == "cpu" else ACCELERATOR_TILE
+
+
+def noise_network(model: LatentModel) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+    """The model's noise predictor with the class labels as its third argument: eps(x [b, ...], sigma [b], labels [b])."""
+
+    def predict(x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+        return model.preconditioning.noise_predictor(model.denoiser, labels)(x, sigma)
+
+    return predict
 
 
 def fill(tensor: Tensor, size: int) -> Tensor:

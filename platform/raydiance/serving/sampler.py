@@ -2,17 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor
 
 from raydiance.config.platform import ServeSpec
 from raydiance.errors import RequestError
 from raydiance.generation import Bundle, load_bundle, noise_generator
-from raydiance.generation.execution import holds_still, tile_size
+from raydiance.generation.execution import holds_still, noise_network, tile_size
 from raydiance.serving.answers import Answer, Piece, finish, pack
 from raydiance.serving.engine import Engine, Order, Ticket, Timing
 from raydiance.serving.problems import ServingError, Unprocessable
@@ -38,7 +36,7 @@ class Sampler:
         device = torch.device(device or ("cuda" if spec.gpus_per_replica else "cpu"))
         self.bundle = load_bundle(artifact, device)
         self._created = artifact.manifest.created
-        self._predict = _network(self.bundle)
+        self._predict = noise_network(self.bundle)
         batch, network_s = self._measure(tile_size(device))
         self.engine = Engine(
             self._predict,
@@ -140,13 +138,6 @@ class Sampler:
             deadline_s=None if request.deadline_ms is None else request.deadline_ms / 1e3,
         )
         return self.engine.submit(order)
-
-
-def _network(bundle: Bundle) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
-    def predict(x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
-        return bundle.preconditioning.noise_predictor(bundle.denoiser, labels)(x, sigma)
-
-    return predict
 
 
 def _server_timing(timings: list[Timing]) -> str:
