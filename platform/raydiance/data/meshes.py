@@ -26,8 +26,8 @@ class Mesh:
     """N vertices and F triangles, counter-clockwise from outside, in one indexed set.
 
     vertices float32 [N, 3]; faces int32 [F, 3]; colours uint8 [N, 4], RGBA of each vertex.
-    uv float32 [F, 3, 2]: texture coordinates of each corner, v = 0 at the first row; [0, 3, 2] without textures.
-    face_texture int32 [F]: index into textures, -1 for none. textures: uint8 [h, w, 4], repeated beyond [0, 1].
+    uv float32 [F, 3, 2]: texture coordinates of each corner, v = 0 at the top; [0, 3, 2] without textures.
+    face_texture int32 [F]: index into textures, -1 for none. textures: uint8 [h, w, 4], repeated beyond 0..1.
     The colour of a point is its interpolated vertex colour times its texel.
     """
 
