@@ -1,4 +1,4 @@
-"""From overrides or params.yaml to a validated Experiment; whatever is wrong is said here, before anything starts."""
+"""From overrides or params.yaml to a validated Experiment; what is wrong is said before anything starts."""
 
 import json
 import math
@@ -99,7 +99,7 @@ def _parse(text: str) -> Override:
 
 
 def _allow_defaults(override: Override, folder: Path) -> str:
-    """Plain `path=value` may also set what only the specs know: pydantic, not Hydra, says which names exist."""
+    """Plain `path=value` may also set what only the specs know: pydantic says which names exist."""
     line = str(override.input_line)
     is_group = (folder / override.key_or_group).is_dir()
     return f"++{line}" if line[0] not in "+~" and not is_group else line
@@ -114,7 +114,8 @@ def _composition_problem(error: Exception, overrides: Sequence[Override], folder
             group, options = "size", sorted(options)
         return f"{group} = {name!r}: no such choice{nearest(name, options)}"
     if found := re.search(r"Interpolation key '([^']+)' not found full_key: (\S+)", message):
-        return f"{found[2]} = '${{{found[1]}}}': nothing stands at {found[1]}{nearest(found[1], list(paths(Experiment)))}"
+        hint = nearest(found[1], list(paths(Experiment)))
+        return f"{found[2]} = '${{{found[1]}}}': nothing stands at {found[1]}{hint}"
     if found := re.search(r"Missing mandatory value: (\S+)", message):
         return f"{found[1]}: is not set and has no default; give {found[1]}=..."
     given = ", ".join(str(o.input_line) for o in overrides)

@@ -18,7 +18,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
+            event = self.peek_event()  # type: ignore[no-untyped-call]
             raise yaml.MarkedYAMLError(
                 problem=f"the alias *{event.anchor} is not read; write the value out",
                 problem_mark=event.start_mark,
@@ -74,7 +74,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def write_yaml(path: Path, value: dict[str, Any], *, header: str = "") -> None:
-    """Write a mapping in its own order, by rename, and only if it differs: an unchanged file keeps its time."""
+    """Write a mapping in its own order, by rename, and only if it differs."""
     comment = "".join(f"# {line}\n" for line in header.splitlines())
     text = comment + yaml.safe_dump(value, sort_keys=False, default_flow_style=None, width=110)
     if path.exists() and path.read_text(encoding="utf-8") == text:

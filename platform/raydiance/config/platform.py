@@ -1,71 +1,111 @@
 """Settings of the layers above config: tuning, serving, the cluster, tracking and the store.
 
-An address that is None is read from the environment (RAYDIANCE_ADDRESS, RAYDIANCE_TRACKING, RAYDIANCE_STORE) and
-falls back to the embedded default, so one params.yaml serves a laptop and a cluster alike.
+An address that is None is read from the environment (RAYDIANCE_ADDRESS, RAYDIANCE_TRACKING, RAYDIANCE_STORE),
+else it is the embedded default, so that one params.yaml serves a laptop and a cluster alike.
 """
 
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Interval, MinLen
 
 from raydiance.spec import spec
 
-__all__ = ["ClusterSpec", "ServeSpec", "StoreSpec", "TrackingSpec", "TuneSpec"]
+__all__ = [
+    "GRIDS",
+    "SOLVERS",
+    "ClusterSpec",
+    "Grid",
+    "ServeSpec",
+    "Solver",
+    "StoreSpec",
+    "TrackingSpec",
+    "TuneSpec",
+]
 
-Positive = Annotated[int, Gt(0)]
-NonNegative = Annotated[int, Ge(0)]
-Seconds = Annotated[float, Gt(0)]
+Solver = Literal["ddim", "ipndm", "deis", "dpm_solver_2m", "unipc", "heun", "edm", "fpndm"]
+Grid = Literal["karras", "logsnr"]
+SOLVERS: tuple[Solver, ...] = ("ddim", "ipndm", "deis", "dpm_solver_2m", "unipc", "heun")
+GRIDS: tuple[Grid, ...] = ("karras", "logsnr")
 
 
 @spec
 class TuneSpec:
-    """The search for the fastest sampling plan: what is tried, on how many samples, by how many at once."""
+    """What the search for sampling plans may try and how it judges.
 
-    num_trials: Positive = 24
-    num_samples: Positive = 32
-    max_concurrent: NonNegative = 2
-    solvers: tuple[str, ...] = ("ddim", "ipndm", "heun", "dpm_solver_pp", "unipc")
-    grids: tuple[str, ...] = ("karras", "uniform_log_snr")
-    num_steps: tuple[Positive, ...] = (4, 6, 8, 12, 16, 24)
-    etas: tuple[Annotated[float, Ge(0), Le(1)], ...] = (0.0, 1.0)
-    reference_steps: Positive = 64
-    quality_tolerance: Annotated[float, Ge(0)] = 0.05
+    A trial spends at most `max(nfe)` network calls on each of `num_samples` noises; the teacher spends `teacher_nfe`.
+    """
+
+    num_trials: Annotated[int, Ge(1)] = 20
+    num_samples: Annotated[int, Ge(4)] = 32
+    batch_size: Annotated[int, Ge(1)] = 16
+    nfe: Annotated[tuple[Annotated[int, Ge(1)], ...], MinLen(1)] = (4, 6, 8, 12, 16, 24)
+    solvers: Annotated[tuple[Solver, ...], MinLen(1)] = SOLVERS
+    grids: Annotated[tuple[Grid, ...], MinLen(1)] = GRIDS
+    rhos: Annotated[tuple[Annotated[float, Gt(0)], ...], MinLen(1)] = (3.0, 5.0, 7.0)
+    etas: Annotated[tuple[Annotated[float, Interval(ge=0, le=1)], ...], MinLen(1)] = (0.0, 0.5, 1.0)
+    sigma_min: Annotated[float, Gt(0)] = 0.01
+    sigma_max: Annotated[float, Gt(0)] = 80.0
+    teacher_nfe: Annotated[int, Ge(2)] = 64
+    cpus_per_trial: Annotated[float, Gt(0)] = 1.0
+    gpus_per_trial: Annotated[float, Ge(0)] = 0.0
+
+    def __post_init__(self) -> None:
+        if self.teacher_nfe < 2 * max(self.nfe):
+            raise ValueError(
+                f"teacher_nfe = {self.teacher_nfe} cannot judge plans of {max(self.nfe)} network calls: "
+                f"it must be at least twice the largest of nfe; use {2 * max(self.nfe)} or more"
+            )
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError(f"need 0 < sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}")
 
 
 @spec
 class ServeSpec:
-    """The endpoint: where it listens, how many requests it holds, and which bundle it loads."""
+    """How the endpoint runs: where it listens, how much it takes on, how long it waits.
 
+    `bundle` is a key in the store ("bundle/..."), NAME@ALIAS in the model registry, or "latest".
+    A replica runs at most `slots` requests in one batch and lets `queue` more wait; what comes beyond is refused.
+    """
+
+    bundle: str = "latest"
     host: str = "127.0.0.1"
-    port: Annotated[int, Ge(0), Le(65535)] = 8000
-    model: str = "furniture"
-    alias: str = "champion"
-    num_replicas: Positive = 1
-    num_cpus: Annotated[float, Gt(0)] = 1.0
-    num_gpus: Annotated[float, Ge(0)] = 0.0
-    max_batch: Positive = 8
-    max_ongoing_requests: Positive = 16
-    max_queued_requests: Positive = 32
-    request_timeout_s: Seconds = 60.0
-    max_body_bytes: Positive = 65536
+    port: Annotated[int, Interval(ge=0, le=65535)] = 8000
+    replicas: Annotated[int, Ge(1)] = 1
+    threads: Annotated[int, Ge(1)] = 1
+    cpus_per_replica: Annotated[float, Ge(0)] = 1.0
+    gpus_per_replica: Annotated[float, Ge(0)] = 0.0
+    slots: Annotated[int, Ge(1)] = 8
+    queue: Annotated[int, Ge(0)] = 32
+    finishers: Annotated[int, Ge(1)] = 1
+    max_count: Annotated[int, Interval(ge=1, le=64)] = 8
+    max_nfe: Annotated[int, Ge(1)] = 1000
+    max_resolution: Annotated[int, Interval(ge=16, le=1024)] = 256
+    max_pixels: Annotated[int, Ge(1024)] = 4_194_304
+    max_body_bytes: Annotated[int, Ge(1024)] = 65536
+    request_timeout_s: Annotated[float, Gt(0)] = 120.0
+    drain_timeout_s: Annotated[float, Ge(0)] = 30.0
+    start_timeout_s: Annotated[float, Gt(0)] = 180.0
 
 
 @spec
 class ClusterSpec:
-    """Ray: where it is, how many workers train and how many tasks run beside each other."""
+    """Ray: where it is, how many workers train together, how many tasks run beside each other.
+
+    `address` is "local" (a Ray of our own for the length of the run), "auto" (the cluster this machine is
+    part of) or "host:port" of a cluster's head. 0 workers or 0 tasks: in this process, without Ray.
+    """
 
     address: str | None = None
-    num_workers: NonNegative = 0
-    num_tasks: NonNegative = 0
+    num_workers: Annotated[int, Ge(0)] = 0
+    num_tasks: Annotated[int, Ge(0)] = 0
     use_gpu: bool = False
     cpus_per_worker: Annotated[float, Gt(0)] = 1.0
-    max_failures: NonNegative = 2
-    timeout_s: Seconds = 10.0
+    max_failures: Annotated[int, Ge(0)] = 2
 
 
 @spec
 class TrackingSpec:
-    """Where the record is kept: an MLflow server, a database, or nowhere."""
+    """Where the record of runs is kept: an MLflow server or database (None: see above), or nowhere."""
 
     kind: Literal["mlflow", "none"] = "mlflow"
     url: str | None = None

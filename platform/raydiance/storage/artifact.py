@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from raydiance.errors import ArtifactError
 from raydiance.storage.manifest import ArtifactRef, FileEntry, Manifest, check_file_name, file_sha256
 
-__all__ = ["Artifact", "Draft", "Files", "file_entries"]
+__all__ = ["TRANSFERS", "Artifact", "Draft", "Files", "file_entries"]
 
 TRANSFERS = 8
 

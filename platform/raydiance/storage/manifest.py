@@ -100,9 +100,9 @@ class Manifest:
 
 
 def check_key(key: str) -> str:
-    """The key, if each of its segments is a plain name. Raises StoreError otherwise."""
+    """The key, if each of its segments is a plain name. Raises ArtifactError otherwise."""
     if not all(_SEGMENT.fullmatch(segment) for segment in key.split("/")):
-        raise StoreError(
+        raise ArtifactError(
             f"key {key!r}: between slashes, use letters, digits and . _ = + @ - only, "
             "and begin with a letter, a digit or _"
         )

@@ -6,17 +6,18 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 from raydiance.errors import ArtifactError, StoreError
 from raydiance.spec import to_plain
-from raydiance.storage.artifact import Artifact, Draft, file_entries
+from raydiance.storage.artifact import TRANSFERS, Artifact, Draft, file_entries
 from raydiance.storage.local import LocalBackend
 from raydiance.storage.manifest import ArtifactRef, FileEntry, Manifest, check_key
 from raydiance.storage.version import code_version
@@ -74,8 +75,9 @@ class Store:
 
     @property
     def backend(self) -> Backend:
-        """The place behind the URL, one per process."""
-        return _backend(self.url, os.getpid())
+        """The place behind the URL, one per process and set of AWS_* variables."""
+        environment = tuple(sorted(pair for pair in os.environ.items() if pair[0].startswith("AWS_")))
+        return _backend(self.url, os.getpid(), environment)
 
     @contextmanager
     def create(
@@ -176,23 +178,28 @@ class Store:
 
 
 @lru_cache(maxsize=32)
-def _backend(url: str, pid: int) -> Backend:
+def _backend(url: str, pid: int, environment: tuple[tuple[str, str], ...]) -> Backend:
     if url.startswith("s3://"):
-        raise StoreError("S3 is not there yet")
+        from raydiance.storage.s3 import S3Backend  # a second of imports that a folder does not need
+
+        return S3Backend(url)
     return LocalBackend(Path(url))
 
 
 def _artifacts(store: Store, prefix: str) -> list[Artifact]:
     prefix = prefix.strip("/")
-    found = []
-    for key in store.backend.keys(prefix):
-        if not _is_under(key, prefix):
-            continue
-        try:
-            found.append(store.get(key))
-        except ArtifactError as error:
-            logger.warning("passing over a broken artifact: %s", error)
+    keys = [key for key in store.backend.keys(prefix) if _is_under(key, prefix)]
+    with ThreadPoolExecutor(TRANSFERS) as pool:
+        found = [artifact for artifact in pool.map(partial(_get_or_warn, store), keys) if artifact]
     return sorted(found, key=lambda artifact: (artifact.manifest.created, artifact.ref.key))
+
+
+def _get_or_warn(store: Store, key: str) -> Artifact | None:
+    try:
+        return store.get(key)
+    except ArtifactError as error:
+        logger.warning("passing over a broken artifact: %s", error)
+        return None
 
 
 def _is_under(key: str, prefix: str) -> bool:

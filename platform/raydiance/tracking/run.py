@@ -73,7 +73,7 @@ class Run:
     """What a job is given beside its spec.
 
     `name` is "<experiment>-<stage>-<digest of spec and inputs>": the same work has the same name, so a run
-    that was cut off finds its checkpoints again. `inputs` holds the artifacts of earlier stages, by stage name.
+    that was cut off finds its checkpoints again. `inputs` holds the artifacts of earlier stages, by stage.
     """
 
     name: str

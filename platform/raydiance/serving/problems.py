@@ -1,0 +1,121 @@
+"""Refusals and failures of the endpoint, each with its status, and the problem document that tells of it.
+
+ServingError
+|-- Overloaded       503: the queue is full, or the deadline cannot be met; try again after `retry_after_s`
+|-- NotReady         503: no bundle is loaded yet, or the endpoint is shutting down
+|-- TimedOut         504: the sample was not done within the time allowed
+|-- Unprocessable    422: a plan or category that the bundle does not have, or more than is allowed
+|-- NoSurface        422: the seed gives a field without a surface
+|-- NotAcceptable    406: no format that the Accept header allows
+|-- Unauthorized     401: no API key, or a wrong one
+`-- TooLarge         413: a body over the limit
+"""
+
+import math
+from http import HTTPStatus
+from typing import Any, ClassVar
+
+from raydiance.errors import RequestError
+
+__all__ = [
+    "PROBLEM_JSON",
+    "NoSurface",
+    "NotAcceptable",
+    "NotReady",
+    "Overloaded",
+    "ServingError",
+    "TimedOut",
+    "TooLarge",
+    "Unauthorized",
+    "Unprocessable",
+    "document",
+]
+
+PROBLEM_JSON = "application/problem+json"
+
+
+class ServingError(RequestError):
+    """A request that gets an error as its answer; the message is the problem's detail."""
+
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "The sample failed"
+
+    def __init__(self, detail: str, retry_after_s: float | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.retry_after_s = retry_after_s
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.detail, self.retry_after_s)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Retry-After in whole seconds, rounded up (RFC 9110 delay-seconds)."""
+        return {} if self.retry_after_s is None else {"Retry-After": str(max(1, math.ceil(self.retry_after_s)))}
+
+
+class Overloaded(ServingError):
+    """The queue is full, or the deadline cannot be met."""
+
+    status = 503
+    title = "The endpoint is busy"
+
+
+class NotReady(ServingError):
+    """No bundle is loaded yet, or the endpoint is shutting down."""
+
+    status = 503
+    title = "The endpoint is not ready"
+
+
+class TimedOut(ServingError):
+    """The sample was not done within the time allowed."""
+
+    status = 504
+    title = "The sample took too long"
+
+
+class Unprocessable(ServingError):
+    """A plan or category that the bundle does not have, or more than is allowed."""
+
+    status = 422
+    title = "The request cannot be served"
+
+
+class NoSurface(ServingError):
+    """The seed gives a field without a surface."""
+
+    status = 422
+    title = "The sample is empty"
+
+
+class NotAcceptable(ServingError):
+    """No format that the Accept header allows."""
+
+    status = 406
+    title = "No acceptable format"
+
+
+class Unauthorized(ServingError):
+    """No API key, or a wrong one."""
+
+    status = 401
+    title = "An API key is needed"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"WWW-Authenticate": 'Bearer realm="raydiance"'}
+
+
+class TooLarge(ServingError):
+    """A body over the limit."""
+
+    status = 413
+    title = "The request is too large"
+
+
+def document(status: int, title: str, detail: str, **extra: Any) -> dict[str, Any]:
+    """A problem document (RFC 9457). The type is a URN, one per title; "about:blank" where the status says it all."""
+    standard = title == HTTPStatus(status).phrase
+    kind = "about:blank" if standard else "urn:raydiance:problem:" + title.lower().replace(" ", "-")
+    return {"type": kind, "title": title, "status": status, "detail": detail, **extra}

@@ -1,0 +1,190 @@
+"""What goes over the wire: requests, their limits, formats, and problem documents (RFC 9457)."""
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+__all__ = [
+    "FORMATS",
+    "Format",
+    "ModelInfo",
+    "ModelList",
+    "PlanInfo",
+    "PlanList",
+    "Problem",
+    "SampleRequest",
+    "negotiate",
+]
+
+MAX_SEED = 2**63 - 1
+
+
+class Format(StrEnum):
+    """What an answer is made of."""
+
+    glb = "glb"
+    ply = "ply"
+    obj = "obj"
+    stl = "stl"
+    png = "png"
+    webp = "webp"
+    mp4 = "mp4"
+    latent = "latent"
+
+    @property
+    def media_type(self) -> str:
+        return FORMATS[self]
+
+
+FORMATS: dict[Format, str] = {
+    Format.glb: "model/gltf-binary",
+    Format.ply: "application/ply",
+    Format.obj: "model/obj",
+    Format.stl: "model/stl",
+    Format.png: "image/png",
+    Format.webp: "image/webp",
+    Format.mp4: "video/mp4",
+    Format.latent: "application/vnd.safetensors",
+}
+"""Media type of each format; with several seeds the meshes and turntables come as one application/zip."""
+
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
+
+
+class Strict(BaseModel):
+    """Unknown keys are refused, so that a typing error is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SampleRequest(Strict):
+    """One sample per seed. The same seed, plan and bundle give the same bytes.
+
+    Give `seed` (and `count` for seed, seed + 1, ...) or a list of `seeds`; a `plan` by name or a `quality`.
+    """
+
+    seed: Seed | None = Field(None, description="the first seed; 0 if neither seed nor seeds is given")
+    seeds: Annotated[list[Seed], Field(min_length=1, max_length=64)] | None = None
+    count: Annotated[int, Field(ge=1, le=64)] = 1
+    plan: Name | None = Field(None, description="a name out of GET /v1/plans")
+    quality: Literal["draft", "standard", "best"] | None = None
+    category: Name | None = Field(None, description="what to make, where the bundle was taught categories")
+    format: Format | None = Field(None, description="overrides the Accept header")
+    resolution: Annotated[int, Field(ge=16, le=1024)] | None = Field(
+        None, description="grid points per axis that the mesh is drawn from; the field's own if not given"
+    )
+    size: Annotated[int, Field(ge=32, le=1024)] = Field(128, description="pixels per view of images and turntables")
+    views: Annotated[int, Field(ge=1, le=72)] = Field(8, description="views on a sheet")
+    frames: Annotated[int, Field(ge=8, le=120)] = Field(36, description="frames of a turntable")
+    priority: Annotated[int, Field(ge=-1, le=1)] = Field(0, description="1 before 0 before -1 (background)")
+    deadline_ms: Annotated[int, Field(ge=1, le=3_600_000)] | None = Field(
+        None, description="refused at once if it cannot be met"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.seeds is not None and (self.seed is not None or self.count != 1):
+            raise ValueError("give either seeds, or seed and count; not both")
+        if self.seeds is not None and len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds must differ: one seed is one sample")
+        if self.plan is not None and self.quality is not None:
+            raise ValueError("give either plan or quality; quality is the plan of that name")
+        return self
+
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        """Every seed that is asked for, in the order of the answer."""
+        if self.seeds is not None:
+            return tuple(self.seeds)
+        first = self.seed or 0
+        return tuple(range(first, first + self.count))
+
+    @property
+    def plan_name(self) -> str | None:
+        """The plan asked for, by its name or as a quality; None for the bundle's default."""
+        return self.plan or self.quality
+
+    def pixels(self, form: Format) -> int:
+        """How many pixels the answer takes to draw."""
+        per_seed = {Format.png: self.views, Format.webp: self.frames, Format.mp4: self.frames}.get(form, 0)
+        return len(self.all_seeds) * per_seed * self.size**2
+
+
+class ModelInfo(Strict):
+    """A bundle that is being served."""
+
+    name: str
+    bundle: str
+    bundle_sha256: str
+    created: str
+    code_version: str
+    latent_shape: list[int]
+    plans: list[str]
+    default_plan: str
+    categories: list[str]
+
+
+class ModelList(Strict):
+    models: list[ModelInfo]
+
+
+class PlanInfo(Strict):
+    """A sampling plan: `nfe` network calls per sample."""
+
+    name: str
+    solver: str
+    nfe: int
+    order: int
+    stochastic: bool
+    default: bool
+    estimate_ms: float | None = Field(None, description="network time alone on this replica, unloaded")
+
+
+class PlanList(Strict):
+    plans: list[PlanInfo]
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 has it (application/problem+json)."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str | None = None
+    errors: list[dict[str, Any]] | None = None
+
+
+def negotiate(accept: str | None) -> Format | None:
+    """The format that an Accept header asks for most (RFC 9110, 12.5.1); glb for none, None if nothing matches."""
+    if not accept or not accept.strip():
+        return Format.glb
+    wishes = [_media_range(part) for part in accept.split(",") if part.strip()]
+    scores = {form: _score(media, wishes) for form, media in FORMATS.items()}
+    best = max(scores.values())
+    return next(form for form, score in scores.items() if score == best) if best[0] > 0 else None
+
+
+def _media_range(part: str) -> tuple[str, float]:
+    """("image/png", 0.8) from "image/png;q=0.8"; a quality that is no number counts as 0."""
+    media, *parameters = (piece.strip().lower() for piece in part.split(";"))
+    for parameter in parameters:
+        if parameter.startswith("q="):
+            try:
+                return media, float(parameter[2:])
+            except ValueError:
+                return media, 0.0
+    return media, 1.0
+
+
+def _score(media: str, wishes: list[tuple[str, float]]) -> tuple[float, int]:
+    """(quality, precision) of the most precise range that matches a media type; (0, 0) if none does."""
+    for precision, pattern in ((2, media), (1, f"{media.split('/')[0]}/*"), (0, "*/*")):
+        for wish, quality in wishes:
+            if wish == pattern:
+                return quality, precision
+    return 0.0, 0
