@@ -15,7 +15,7 @@ from raydiance.generation.bundle import BundleSpec, LatentModel
 from raydiance.models import read_decoder, read_unet
 from raydiance.storage import Artifact
 
-__all__ = ["Latents", "assemble", "needed", "read_latents"]
+__all__ = ["Latents", "assemble", "needed", "read_latents", "read_plan_points"]
 
 STAGES = ("train_autodecoder", "encode", "train_diffusion", "tune")
 PREFERRED_PLANS = ("standard", "default", "best")
@@ -103,6 +103,14 @@ def read_plans(tune: Artifact) -> dict[str, SamplingPlan]:
         name.removeprefix("plans/").removesuffix(".json"): plan_files.from_json(tune.path(name).read_text())
         for name in names
     }
+
+
+def read_plan_points(tune: Artifact) -> list[dict[str, object]]:
+    """Every plan that tune tried, {name, nfe, error, front}; empty if the artifact has no front.json."""
+    if "front.json" not in tune.files:
+        return []
+    points: list[dict[str, object]] = tune.read_json("front.json")
+    return points
 
 
 def _default(asked: str | None, plans: Mapping[str, SamplingPlan], tune: Artifact) -> str:
