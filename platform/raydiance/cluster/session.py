@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from raydiance.config.platform import ClusterSpec
 from raydiance.errors import ClusterError
 
-__all__ = ["address_of", "probe", "session"]
+__all__ = ["address_of", "probe", "session", "settings"]
 
 OBJECT_STORE_BYTES = 512 * 2**20  # what we pass is small: artifacts go through the store, not through Ray
 PROBE_TIMEOUT_S = 5.0
@@ -43,6 +43,12 @@ def probe(address: str, default_port: int) -> None:
         ) from error
 
 
+def settings() -> None:
+    """Give Ray its settings, where the environment does not say otherwise; before it is imported."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+
+
 @contextmanager
 def session(spec: ClusterSpec, *, dashboard: bool = False) -> Iterator[None]:
     """Ray is connected while the block runs; one that is connected already is used and left as it is.
@@ -50,7 +56,7 @@ def session(spec: ClusterSpec, *, dashboard: bool = False) -> Iterator[None]:
     A Ray of our own has this machine's cores and asks for a token, as Ray does by itself; its dashboard is
     started only where the State API is needed. Raises ClusterError within 10 s if an address does not answer.
     """
-    os.environ.update({name: os.environ.get(name, value) for name, value in _SETTINGS.items()})
+    settings()
     import ray
 
     if ray.is_initialized():

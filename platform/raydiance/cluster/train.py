@@ -99,7 +99,9 @@ class Launcher:
                 storage_filesystem=filesystem,
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
                 # Ray cannot tell a lost worker from a loss that became NaN; _cause can: we retry.
-                failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
+                failure_config=FailureConfig(  # type: ignore[call-arg]
+                    max_failures=0, controller_failure_limit=0
+                ),
                 logging_config=LoggingConfig(  # type: ignore[call-arg]
                     log_level="CRITICAL"
                 ),

@@ -17,7 +17,7 @@ class Trainer(TorchTrainer):
     """
 
     def _create_default_callbacks(self) -> list[Any]:
-        callbacks: list[Any] = super()._create_default_callbacks()
-        if get_dashboard_url():
+        callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
+        if get_dashboard_url():  # type: ignore[no-untyped-call]
             return callbacks
         return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
