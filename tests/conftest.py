@@ -1,7 +1,18 @@
-"""What every test shares: servers that are absent are named, and counted where they must not be absent."""
+"""What every test shares: real servers on free ports of the loopback, each ended by its process id.
+
+Servers of the system that are absent are named, and counted where they must not be absent.
+"""
 
 import os
 import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,16 +25,122 @@ BINARIES = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip, by name, tests whose server is absent; fail them where RAYDIANCE_REQUIRE_SERVERS says it must be there."""
+    """Skip, by name, tests whose server is absent; RAYDIANCE_REQUIRE_SERVERS=1 says that it must be there."""
     required = os.environ.get("RAYDIANCE_REQUIRE_SERVERS") == "1"
     for item in items:
         for marker in item.iter_markers("needs"):
             name = marker.args[0]
-            if not required and not any(shutil.which(binary) for binary in BINARIES[name]):
+            if not required and find_binary(name) is None:
                 item.add_marker(pytest.mark.skip(reason=f"needs {name}, which is not installed"))
+
+
+def find_binary(name: str) -> Path | None:
+    """The first program there is of those that make up this system server."""
+    return next((Path(found) for binary in BINARIES[name] if (found := shutil.which(binary))), None)
 
 
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The root of the checkout."""
     return ROOT
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A running S3 server; a bucket is a folder below `folder`."""
+
+    endpoint: str
+    folder: Path
+    access_key: str
+    secret_key: str
+
+    def environment(self) -> dict[str, str]:
+        """The variables by which every client finds the server."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def bucket(self, name: str) -> str:
+        """Make a bucket, and give its s3:// URL."""
+        (self.folder / name).mkdir(exist_ok=True)
+        return f"s3://{name}"
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """rclone's S3 server on a folder of its own."""
+    folder = tmp_path_factory.mktemp("s3")
+    port = free_port()
+    server = S3Server(f"http://127.0.0.1:{port}", folder, "accesskey", "secretkey12")
+    command = [
+        *(str(Path(sys.executable).with_name("rclone")), "serve", "s3", str(folder)),
+        *("--addr", f"127.0.0.1:{port}", "--auth-key", f"{server.access_key},{server.secret_key}"),
+        *("--config", os.devnull),
+    ]
+    with running(command, folder.with_name("s3.log"), lambda: accepts(port)):
+        yield server
+
+
+@contextmanager
+def running(
+    command: list[str],
+    log: Path,
+    ready: Callable[[], bool],
+    *,
+    timeout_s: float = 60.0,
+    environment: dict[str, str] | None = None,
+) -> Iterator[int]:
+    """Start a server, wait until it is ready, give its process id, and end its whole session afterwards."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=os.environ | (environment or {}),
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + timeout_s
+        while not ready():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{' '.join(command)} did not start:\n{log.read_text()[-4000:]}")
+            time.sleep(0.1)
+        yield process.pid
+    finally:
+        end(process)
+
+
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """Ask the process to go; after ten seconds end it and what it started."""
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, 9)
+        process.wait()
+
+
+def free_port() -> int:
+    """A port that nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def accepts(port: int) -> bool:
+    """Whether something accepts connections on the port."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def healthy(url: str) -> bool:
+    """Whether the address answers 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False

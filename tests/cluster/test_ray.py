@@ -1,12 +1,13 @@
 """Map and launch on a real Ray of this machine, with real worker processes."""
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from work import die_once, diverge, picky, square, who_am_i
+from cluster_work import die_once, diverge, picky, square, who_am_i
 
 from raydiance.cluster import Launcher, TaskMap, session
 from raydiance.config import ClusterSpec
@@ -14,11 +15,20 @@ from raydiance.errors import ClusterError, NonFiniteLossError, TrainingError
 from raydiance.storage import Store
 from raydiance.tracking import NullTracker, QuietProgress
 
+# Ray Train imports Ray Data, whose own default settings warn of themselves.
+pytestmark = [
+    pytest.mark.filterwarnings(r"ignore:.*is deprecated.*(Configure|configure):DeprecationWarning"),
+    pytest.mark.filterwarnings(r"ignore:`target_shuffle_max_block_size` is deprecated:UserWarning"),
+]
+
 
 @pytest.fixture(scope="module")
 def ray_here() -> Iterator[None]:
-    with session(ClusterSpec(address="local")):
-        yield
+    """One Ray for this file, whose workers find cluster_work."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
+        with session(ClusterSpec(address="local")):
+            yield
 
 
 def launcher(folder: Path, **settings: object) -> Launcher:
@@ -58,7 +68,7 @@ def test_a_workers_error_arrives_as_itself(ray_here: None, tmp_path: Path) -> No
 
 def test_a_killed_worker_is_replaced(ray_here: None, tmp_path: Path) -> None:
     assert launcher(tmp_path, num_workers=1, max_failures=1)(die_once, str(tmp_path / "a")) == "done"
-    with pytest.raises(ClusterError, match="lost.*run the command again"):
+    with pytest.raises(ClusterError, match=r"lost.*run the command again"):
         launcher(tmp_path, num_workers=1, max_failures=0)(die_once, str(tmp_path / "b"))
 
 

@@ -9,8 +9,8 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from raydiance.config import compose, load_params, project_folder, validate, write_params
-from raydiance.config.explain import explain, paths
 from raydiance.config.experiment import Experiment
+from raydiance.config.explain import explain, paths
 from raydiance.errors import ConfigError
 from raydiance.spec import spec, to_plain
 
@@ -108,7 +108,7 @@ def test_unchanged_params_are_not_written_again(tmp_path: Path) -> None:
 def test_yaml_that_is_more_than_plain_values_is_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match="params.yaml") as caught:
+    with pytest.raises(ConfigError, match=r"params\.yaml") as caught:
         load_params(path)
     assert message in str(caught.value)
 

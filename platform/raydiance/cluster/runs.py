@@ -19,7 +19,6 @@ from raydiance.cluster.train import Launcher
 from raydiance.config import Experiment, compose, load_params
 from raydiance.config.stages import STAGES
 from raydiance.errors import ConfigError, RaydianceError
-from raydiance.spec import to_plain
 from raydiance.storage import Artifact, Store
 from raydiance.tracking import Outcome, Progress, Run, Tracker, open_progress, serial_map
 
@@ -82,13 +81,10 @@ def execute(command: Command, job: Job, *, ray: bool = False) -> Pointer | None:
     ):
         _announce(command.stage, name)
         run = open_run(experiment, name, store, tracker, open_progress(), inputs)
-        tracker.log_params(
-            {"seed": experiment.seed, command.stage: to_plain(getattr(experiment, command.stage))}
-        )
         outcome = job(experiment, run)
         duration_s = time.monotonic() - started
         metrics = {**outcome.metrics, "duration_s": duration_s}
-        tracker.log_metrics(metrics)
+        tracker.log_metrics({"duration_s": duration_s})
         ref = outcome.artifact.ref
         tracker.set_tags({"artifact": ref.key, "artifact_sha256": ref.sha256})
         pointer = Pointer(

@@ -74,6 +74,9 @@ def session(spec: ClusterSpec, *, dashboard: bool = False) -> Iterator[None]:
 def _start_local(dashboard: bool) -> None:
     import ray
 
+    # Ray warns that it asks for a token, on each start; that is as it should be.
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
+
     ray.init(
         address="local",
         num_cpus=max(os.cpu_count() or 1, 2),  # a driver and one worker must fit on a single core, too

@@ -80,6 +80,7 @@ class ServeSpec:
     max_count: Annotated[int, Interval(ge=1, le=64)] = 8
     max_nfe: Annotated[int, Ge(1)] = 1000
     max_resolution: Annotated[int, Interval(ge=16, le=1024)] = 256
+    max_pixels: Annotated[int, Ge(1024)] = 4_194_304
     max_body_bytes: Annotated[int, Ge(1024)] = 65536
     request_timeout_s: Annotated[float, Gt(0)] = 120.0
     drain_timeout_s: Annotated[float, Ge(0)] = 30.0

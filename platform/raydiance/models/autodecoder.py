@@ -1,8 +1,8 @@
 """The autodecoder: a table of codes, G1 from a code to a latent volume, G2 from there to a radiance field.
 
 Legend: K code_dim, C latent_channels, L latent_resolution, R field_resolution. After "AutoDecoding Latent 3D
-Diffusion Models" (Ntavelis et al. 2023, Appendix B.1); widths, the bottleneck of C channels and the activations
-are our own choice.
+Diffusion Models" (Ntavelis et al. 2023, Appendix B.1); widths, the bottleneck of C channels and the
+activations are our own choice.
 """
 
 import math
@@ -48,7 +48,7 @@ class AutodecoderSpec:
         every = tuple(BASE_RESOLUTION * 2**level for level in range(int(levels) + 1))
         if len(self.widths) not in (len(every) - 1, len(every)):
             raise ValueError(
-                f"widths needs one entry for each of the levels {every}, or all but the last, got {self.widths}"
+                f"widths needs one entry for each level of {every}, or all but the last, got {self.widths}"
             )
         if len(self.depths) != len(self.widths):
             raise ValueError(f"depths needs as many entries as widths, got {self.depths} and {self.widths}")
@@ -109,14 +109,17 @@ class LatentGenerator(nn.Module):
         levels: list[nn.Module] = [_level(spec, 0, spec.depths[0])]
         last = spec.resolutions.index(spec.latent_resolution)
         for level in range(1, last + 1):
-            levels += [_Up(spec.widths[level - 1], spec.widths[level]), _level(spec, level, spec.depths[level])]
+            levels += [
+                _Up(spec.widths[level - 1], spec.widths[level]),
+                _level(spec, level, spec.depths[level]),
+            ]
         self.levels = nn.Sequential(*levels)
         self.out = nn.Sequential(
             normalisation(3, spec.widths[last], spec.norm),
             nn.SiLU(),
             conv(3, spec.widths[last], spec.latent_channels, 1),
         )
-        self.to(memory_format=torch.channels_last_3d)
+        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def forward(self, codes: Tensor) -> Tensor:
         x = self.linear(codes).reshape(-1, self.width, *(BASE_RESOLUTION,) * 3)
@@ -126,7 +129,7 @@ class LatentGenerator(nn.Module):
 
 
 class FieldDecoder(nn.Module):
-    """G2: latents [B, C, L, L, L] -> the grid of a VoxelField [B, R, R, R, 4], density (>= 0) first, then RGB.
+    """G2: latents [B, C, L, L, L] -> grids of fields [B, R, R, R, 4], density (>= 0) first, then RGB.
 
     All that a served bundle needs of the autodecoder.
     """
@@ -138,11 +141,14 @@ class FieldDecoder(nn.Module):
         self.stem = conv(3, spec.latent_channels, spec.widths[first], 1)
         levels: list[nn.Module] = [_level(spec, first, spec.depths[first])]
         for level in range(first + 1, len(spec.resolutions)):
-            levels += [_Up(spec.widths[level - 1], spec.widths[level]), _level(spec, level, spec.depths[level])]
+            levels += [
+                _Up(spec.widths[level - 1], spec.widths[level]),
+                _level(spec, level, spec.depths[level]),
+            ]
         self.levels = nn.Sequential(*levels)
         self.norm = normalisation(3, spec.widths[-1], spec.norm)
         self.out = conv(3, spec.widths[-1], 32 if spec.subpixel else 4)
-        self.to(memory_format=torch.channels_last_3d)
+        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def forward(self, latents: Tensor) -> Tensor:
         latents = latents.contiguous(memory_format=torch.channels_last_3d)
@@ -158,7 +164,7 @@ def spread(x: Tensor) -> Tensor:
 
 
 def activate(raw: Tensor, spec: AutodecoderSpec) -> Tensor:
-    """Raw outputs [B, 4, X, Y, Z] -> grid [B, X, Y, Z, 4]: a density that starts thin, a colour that starts grey."""
+    """Raw outputs [B, 4, X, Y, Z] -> grid [B, X, Y, Z, 4]: density starts thin, colour starts grey."""
     ratio = spec.initial_density / spec.density_scale
     if spec.density_activation == "softplus":
         density = spec.density_scale * F.softplus(raw[:, :1] + math.log(math.expm1(ratio)))

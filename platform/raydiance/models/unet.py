@@ -1,4 +1,4 @@
-"""One U-Net for 1, 2 and 3 dimensions, after ADM (Dhariwal & Nichol 2021), the denoiser of all diffusion here."""
+"""One U-Net for 1, 2 and 3 dimensions, after ADM (Dhariwal & Nichol 2021): the denoiser of all diffusion."""
 
 import torch
 from torch import Tensor, nn
@@ -47,12 +47,14 @@ class UNetSpec:
         for level in self.attention_levels:
             if not 0 <= level < len(self.multipliers):
                 raise ValueError(
-                    f"attention_levels must lie in 0 .. {len(self.multipliers) - 1} (the levels of multipliers), "
-                    f"got {level}"
+                    f"attention_levels must lie in 0 .. {len(self.multipliers) - 1} (the levels of "
+                    f"multipliers), got {level}"
                 )
             width = self.channels * self.multipliers[level]
             if width % self.num_heads:
-                raise ValueError(f"num_heads must divide the width {width} of level {level}, got {self.num_heads}")
+                raise ValueError(
+                    f"num_heads must divide the width {width} of level {level}, got {self.num_heads}"
+                )
 
 
 class _Stage(nn.Module):
@@ -116,7 +118,7 @@ class UNet(nn.Module):
         self.out = zero_init(conv(dims, width, spec.out_channels))
 
     def forward(self, x: Tensor, noise_level: Tensor, *, condition: Tensor | None = None) -> Tensor:
-        """x [B, C_in, *], noise_level [B] (any monotone function of sigma), condition: class labels [B] or None.
+        """x [B, C_in, *], noise_level [B] (a monotone function of sigma), condition: labels [B] or None.
 
         Raises ValueError for sizes that cannot be halved often enough, and for labels without classes.
         """
@@ -148,8 +150,7 @@ class UNet(nn.Module):
             return embedding
         if condition is None:
             condition = torch.full((len(x),), self.spec.num_classes, device=x.device)
-        embedding = embedding + self.classes(condition)
-        return embedding
+        return embedding + self.classes(condition)  # type: ignore[no-any-return]
 
     def _check(self, x: Tensor, condition: Tensor | None) -> None:
         factor = 2 ** (len(self.spec.multipliers) - 1)

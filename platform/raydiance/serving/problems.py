@@ -4,7 +4,8 @@ ServingError
 |-- Overloaded       503: the queue is full, or the deadline cannot be met; try again after `retry_after_s`
 |-- NotReady         503: no bundle is loaded yet, or the endpoint is shutting down
 |-- TimedOut         504: the sample was not done within the time allowed
-|-- UnknownPlan      422: a plan that the bundle does not have
+|-- Unprocessable    422: a plan or category that the bundle does not have, or more than is allowed
+|-- NoSurface        422: the seed gives a field without a surface
 |-- NotAcceptable    406: no format that the Accept header allows
 |-- Unauthorized     401: no API key, or a wrong one
 `-- TooLarge         413: a body over the limit
@@ -18,6 +19,7 @@ from raydiance.errors import RequestError
 
 __all__ = [
     "PROBLEM_JSON",
+    "NoSurface",
     "NotAcceptable",
     "NotReady",
     "Overloaded",
@@ -25,7 +27,7 @@ __all__ = [
     "TimedOut",
     "TooLarge",
     "Unauthorized",
-    "UnknownPlan",
+    "Unprocessable",
     "document",
 ]
 
@@ -73,11 +75,18 @@ class TimedOut(ServingError):
     title = "The sample took too long"
 
 
-class UnknownPlan(ServingError):
-    """A plan that the bundle does not have."""
+class Unprocessable(ServingError):
+    """A plan or category that the bundle does not have, or more than is allowed."""
 
     status = 422
-    title = "Unknown plan"
+    title = "The request cannot be served"
+
+
+class NoSurface(ServingError):
+    """The seed gives a field without a surface."""
+
+    status = 422
+    title = "The sample is empty"
 
 
 class NotAcceptable(ServingError):

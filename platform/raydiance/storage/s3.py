@@ -8,6 +8,7 @@ AWS_REGION, AWS_PROFILE. Files that were read or written are kept, verified, und
 import base64
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -42,16 +43,21 @@ class S3Backend:
         self.url = url
         self.root = url.removeprefix("s3://")
         self.bucket, _, self.prefix = self.root.partition("/")
-        if not self.bucket:
-            raise StoreError(f"store {url!r}: give s3://bucket/prefix")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]+", self.bucket):
+            raise StoreError(
+                f"store {url!r}: give s3://bucket/prefix; {self.bucket!r} cannot be a bucket's name"
+            )
         with self._errors("opened"):
             self.files = S3FileSystem(
                 skip_instance_cache=True,
                 use_listings_cache=False,
                 config_kwargs={
                     "connect_timeout": 5,
-                    "retries": {"mode": "standard", "total_max_attempts": 3},
+                    "retries": {"mode": "standard", "total_max_attempts": 2},
                 },
+            )
+            self.files.retries = (
+                3  # times those two, so that a server that hangs is given up in a minute or two
             )
 
     def check(self) -> None:

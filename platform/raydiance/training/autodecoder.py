@@ -79,6 +79,8 @@ class Lattice:
 class AutodecoderObjective(Objective):
     """Rendered views of decoded codes against the true views."""
 
+    model: Autodecoder
+
     def __init__(self, training: AutodecoderTraining, views: ViewDataset, seed: int) -> None:
         super().__init__()
         self.training_spec, self.views = training, views
@@ -187,7 +189,9 @@ def held_out_pair(
     truth = rgba[..., :3] * rgba[..., 3:] + (1 - rgba[..., 3:])
     device = model.codes.weight.device
     field = VoxelField(model(torch.tensor([row], device=device)))
-    shown = render_views(field, views.cameras(index)[chosen].to(device), num_samples=num_samples).colour[0]
+    shown = render_views(
+        field, views.cameras(index)[torch.from_numpy(chosen)].to(device), num_samples=num_samples
+    ).colour[0]
     return truth.permute(0, 3, 1, 2), shown.cpu().permute(0, 3, 1, 2)
 
 
@@ -198,9 +202,7 @@ def held_out_scores(model: Autodecoder, views: ViewDataset, num_samples: int) ->
     scores = []
     for row in range(len(views.train_objects)):
         truth, shown = held_out_pair(model, row, views, slice(None), num_samples)
-        scores.append(
-            {"psnr": float(psnr(shown, truth).mean()), "ssim": float(ssim(shown, truth).mean())}
-        )
+        scores.append({"psnr": float(psnr(shown, truth).mean()), "ssim": float(ssim(shown, truth).mean())})
     return scores
 
 
@@ -215,11 +217,12 @@ class Payload:
 
 
 def train_autodecoder(training: AutodecoderTraining, run: Run) -> Outcome:
-    """Train on the training objects of inputs["render"]: artifact kind "autodecoder" (weights, spec, scores)."""
+    """Train on the training objects of inputs["render"]: an "autodecoder" (weights, spec, scores)."""
     views = run.inputs["render"]
     run.tracker.log_params(to_plain(training))
     run.tracker.log_input(views, "training")
     ref = run.launch(_train, Payload(training, views.ref, run.name, run.seed))
+    assert ref is not None, "rank 0 writes the artifact"
     artifact = run.store.get(ref)
     table = artifact.read_json("held_out.json")
     metrics = {f"{key}_held_out": float(np.mean([row[key] for row in table])) for key in ("psnr", "ssim")}
@@ -233,7 +236,7 @@ def _train(payload: Payload, worker: Worker) -> ArtifactRef | None:
     if len(views.train_objects) == 0 or len(views.train_views) == 0:
         raise ConfigError(
             f"{payload.views.key}: it has {len(views.train_objects)} training objects and "
-            f"{len(views.train_views)} training views, and needs one of each: lower the share that is held out"
+            f"{len(views.train_views)} training views, and needs both: lower the share that is held out"
         )
     objective = AutodecoderObjective(training, views, payload.seed)
     state = fit(objective, training.loop, worker=worker, run_name=payload.run_name, seed=payload.seed)
@@ -261,6 +264,7 @@ def _train(payload: Payload, worker: Worker) -> ArtifactRef | None:
             },
         )
         write_json(
-            draft.path("held_out.json"), [{"object": name, **row} for name, row in zip(ids, scores, strict=True)]
+            draft.path("held_out.json"),
+            [{"object": name, **row} for name, row in zip(ids, scores, strict=True)],
         )
     return draft.artifact.ref

@@ -44,6 +44,8 @@ class DiffusionTraining:
 class DiffusionObjective(Objective):
     """The network against normalised latents [N, C, *] at random noise levels."""
 
+    model: UNet
+
     def __init__(
         self,
         training: DiffusionTraining,
@@ -124,7 +126,9 @@ def train_diffusion(training: DiffusionTraining, run: Run) -> Outcome:
     run.tracker.log_params(to_plain(training))
     run.tracker.log_input(latents, "training")
     payload = Payload(training, latents.ref, autodecoder.ref if autodecoder else None, run.name, run.seed)
-    artifact = run.store.get(run.launch(_train, payload))
+    ref = run.launch(_train, payload)
+    assert ref is not None, "rank 0 writes the artifact"
+    artifact = run.store.get(ref)
     metrics = artifact.read_json("metrics.json")
     run.tracker.log_metrics(metrics)
     return Outcome(artifact, metrics)
@@ -174,7 +178,8 @@ def denoising_loss(objective: DiffusionObjective, *, num_batches: int = 8, batch
     """The averaged network's loss, over fixed draws: comparable between runs on the same latents."""
     objective.model.eval()
     losses = [
-        float(objective(Batch(-1, step, range(batch_size), batch_size))["loss"]) for step in range(num_batches)
+        float(objective(Batch(-1, step, range(batch_size), batch_size))["loss"])
+        for step in range(num_batches)
     ]
     return sum(losses) / num_batches
 

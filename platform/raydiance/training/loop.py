@@ -39,7 +39,14 @@ class LoopSpec:
     preview_every: int = 200
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints", "preview_every"):
+        for name in (
+            "steps",
+            "batch_size",
+            "log_every",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "preview_every",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.learning_rate <= 0 or self.clip_norm <= 0:
@@ -96,7 +103,7 @@ def start(objective: Objective, loop: LoopSpec) -> TrainState:
 def fit(objective: Objective, loop: LoopSpec, *, worker: Worker, run_name: str, seed: int) -> TrainState:
     """Train to the last step, from the newest intact checkpoint of this run name if there is one.
 
-    Raises NonFiniteLossError, naming the step and the last good checkpoint, if loss or gradient is not finite.
+    Raises NonFiniteLossError, naming step and last good checkpoint, if loss or gradient is not finite.
     """
     module = distribute(objective, worker.device)
     state = start(objective, loop)

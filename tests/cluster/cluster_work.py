@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -50,8 +51,8 @@ def diverge(payload: None, worker: Worker) -> None:
 
 def die_once(marker: str, worker: Worker) -> str:
     """The first attempt loses its last worker to a kill."""
-    if worker.rank == worker.world_size - 1 and not os.path.exists(marker):
-        open(marker, "w").close()
+    if worker.rank == worker.world_size - 1 and not Path(marker).exists():
+        Path(marker).touch()
         os.kill(os.getpid(), signal.SIGKILL)
     if worker.world_size > 1:
         dist.barrier()
