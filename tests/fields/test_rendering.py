@@ -37,7 +37,9 @@ def both(backend: str, grid: torch.Tensor, rays: Rays, **options: Any) -> tuple[
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("options", [{}, {"jitter": True}, {"early_stop": 0.02}], ids=["middle", "jitter", "stop"])
+@pytest.mark.parametrize(
+    "options", [{}, {"jitter": True}, {"early_stop": 0.02}], ids=["middle", "jitter", "stop"]
+)
 def test_values_and_gradients_match_the_reference(backend: str, options: dict[str, Any]) -> None:
     grid, rays = scene()
     options = {"num_samples": 33, **options}
@@ -162,7 +164,11 @@ def test_shared_rays_are_rays_of_each_object() -> None:
     grid, rays = scene()
     for backend in BACKENDS:
         result = render(VoxelField(grid), rays[1], backend=backend)
-        each = render(VoxelField(grid), Rays(*(v[1].expand(3, -1, -1) for v in (rays.origins, rays.directions))), backend=backend)
+        each = render(
+            VoxelField(grid),
+            Rays(*(v[1].expand(3, -1, -1) for v in (rays.origins, rays.directions))),
+            backend=backend,
+        )
         assert torch.equal(result.colour, each.colour)
 
 

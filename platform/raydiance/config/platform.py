@@ -1,7 +1,7 @@
 """Settings of the layers above config: tuning, serving, the cluster, tracking and the store.
 
-An address that is None is read from the environment (RAYDIANCE_ADDRESS, RAYDIANCE_TRACKING, RAYDIANCE_STORE) and
-falls back to the embedded default, so one params.yaml serves a laptop and a cluster alike.
+An address that is None is read from the environment (RAYDIANCE_ADDRESS, RAYDIANCE_TRACKING, RAYDIANCE_STORE),
+else it is the embedded default, so that one params.yaml serves a laptop and a cluster alike.
 """
 
 from typing import Annotated, Literal
@@ -22,9 +22,6 @@ __all__ = [
     "TuneSpec",
 ]
 
-Positive = Annotated[int, Gt(0)]
-NonNegative = Annotated[int, Ge(0)]
-Seconds = Annotated[float, Gt(0)]
 Solver = Literal["ddim", "ipndm", "deis", "dpm_solver_2m", "unipc", "heun", "edm", "fpndm"]
 Grid = Literal["karras", "logsnr"]
 SOLVERS: tuple[Solver, ...] = ("ddim", "ipndm", "deis", "dpm_solver_2m", "unipc", "heun")
@@ -35,7 +32,8 @@ GRIDS: tuple[Grid, ...] = ("karras", "logsnr")
 class TuneSpec:
     """What the search for sampling plans may try and how it judges.
 
-    A trial spends at most `max(nfe)` network calls on each of `num_samples` noises; the teacher spends `teacher_nfe`.
+    A trial spends at most `max(nfe)` network calls on each of `num_samples` noises, its teacher
+    `teacher_nfe`.
     """
 
     num_trials: Annotated[int, Ge(1)] = 20
@@ -67,7 +65,7 @@ class ServeSpec:
     """How the endpoint runs: where it listens, how much it takes on, how long it waits.
 
     `bundle` is a key in the store ("bundle/..."), NAME@ALIAS in the model registry, or "latest".
-    A replica runs at most `slots` requests in one batch and lets `queue` more wait; what comes beyond is refused.
+    A replica runs at most `slots` requests in one batch and lets `queue` more wait; the rest are refused.
     """
 
     bundle: str = "latest"
@@ -83,6 +81,7 @@ class ServeSpec:
     max_count: Annotated[int, Interval(ge=1, le=64)] = 8
     max_nfe: Annotated[int, Ge(1)] = 1000
     max_resolution: Annotated[int, Interval(ge=16, le=1024)] = 256
+    max_pixels: Annotated[int, Ge(1024)] = 4_194_304
     max_body_bytes: Annotated[int, Ge(1024)] = 65536
     request_timeout_s: Annotated[float, Gt(0)] = 120.0
     drain_timeout_s: Annotated[float, Ge(0)] = 30.0
@@ -91,20 +90,23 @@ class ServeSpec:
 
 @spec
 class ClusterSpec:
-    """Ray: where it is, how many workers train and how many tasks run beside each other."""
+    """Ray: where it is, how many workers train together, how many tasks run beside each other.
+
+    `address` is "local" (a Ray of our own for the length of the run), "auto" (the cluster this machine is
+    part of) or "host:port" of a cluster's head. 0 workers or 0 tasks: in this process, without Ray.
+    """
 
     address: str | None = None
-    num_workers: NonNegative = 0
-    num_tasks: NonNegative = 0
+    num_workers: Annotated[int, Ge(0)] = 0
+    num_tasks: Annotated[int, Ge(0)] = 0
     use_gpu: bool = False
     cpus_per_worker: Annotated[float, Gt(0)] = 1.0
-    max_failures: NonNegative = 2
-    timeout_s: Seconds = 10.0
+    max_failures: Annotated[int, Ge(0)] = 2
 
 
 @spec
 class TrackingSpec:
-    """Where the record is kept: an MLflow server, a database, or nowhere."""
+    """Where the record of runs is kept: an MLflow server or database (None: see above), or nowhere."""
 
     kind: Literal["mlflow", "none"] = "mlflow"
     url: str | None = None

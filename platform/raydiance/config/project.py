@@ -8,7 +8,7 @@ __all__ = ["project_folder"]
 
 
 def project_folder() -> Path:
-    """The working folder if it holds configs/config.yaml, else the checkout that this code was loaded from."""
+    """The working folder if it holds configs/config.yaml, else the checkout that this code lies in."""
     for folder in (Path.cwd(), Path(__file__).parents[3]):
         if (folder / "configs" / "config.yaml").is_file():
             return folder

@@ -7,7 +7,9 @@ light(n)^(1/2.2) are multiplied as they are encoded, because the product of enco
 product (up to the toe of the sRGB curve); samples are averaged in that space too, where fields composite.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numba
 import numpy as np
@@ -23,13 +25,23 @@ Half = NDArray[np.float16]
 Long = NDArray[np.int64]
 
 SKY, GROUND = 0.42, 0.16
-LIGHTS = np.array([(0.45, -0.65, 0.70), (-0.80, -0.25, 0.35), (0.15, 0.85, 0.40)])  # key, fill, rim: towards it
+LIGHTS = np.array(
+    [(0.45, -0.65, 0.70), (-0.80, -0.25, 0.35), (0.15, 0.85, 0.40)]
+)  # key, fill, rim: towards it
 STRENGTHS = np.array([0.62, 0.22, 0.18])
 CREASE = np.cos(np.radians(50.0))  # faces that meet at less than this are shaded as one smooth surface
 MAX_CROWD = 64  # a vertex shared by more faces than this is not smoothed: the work is quadratic
 CHUNK = 1 << 16  # pixels in one query, which bounds the memory
 LAYERS = 6  # surfaces seen through one another at most
 NUDGE = 1e-4  # how far behind a hit the ray goes on
+
+
+def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile on the first call; kept in numba's cache where that can be written, else for this process."""
+    try:
+        return numba.njit(cache=True, nogil=True)(function)
+    except RuntimeError:  # numba finds no folder for its cache
+        return numba.njit(nogil=True)(function)
 
 
 @dataclass(frozen=True)
@@ -66,7 +78,14 @@ def render_mesh(mesh: Mesh, cameras: Pinholes, *, supersample: int = 2) -> ViewA
     for start in range(0, num_pixels, CHUNK):
         stop = min(start + CHUNK, num_pixels)
         origins, directions = _cast(
-            cameras.pose, cameras.focal, cameras.center, cameras.width, cameras.height, supersample, start, stop
+            cameras.pose,
+            cameras.focal,
+            cameras.center,
+            cameras.width,
+            cameras.height,
+            supersample,
+            start,
+            stop,
         )
         seen = np.zeros((len(origins), 4), np.float32)
         distance = np.zeros(len(origins), np.float32)
@@ -84,7 +103,7 @@ def _trace(
     distance: Float,
     layers: int,
 ) -> None:
-    """Fills seen [R, 4] (colour times alpha, alpha) and distance [R], going on behind surfaces seen through."""
+    """Fills seen [R, 4] (colour times alpha, alpha) and distance [R]; goes on behind what is seen through."""
     index = np.arange(len(origins))
     travelled = np.zeros(len(origins), np.float32)
     for layer in range(layers):
@@ -108,7 +127,7 @@ def _trace(
 
 @dataclass(frozen=True)
 class _Surface:
-    """A mesh as the compiled loops read it: light [F, 3 corners, 2 sides], levels [texture, level, (offset, w, h)]."""
+    """A mesh as the loops read it: light [F, 3 corners, 2 sides], levels [texture, level, (offset, w, h)]."""
 
     faces: Int
     normals: Float
@@ -162,9 +181,9 @@ def _corner_light(mesh: Mesh, normals: Float) -> Float:
     return np.stack(sides, axis=-1).astype(np.float32)
 
 
-@numba.njit(cache=True, nogil=True)
+@_jit
 def _smooth_normals(order: Long, starts: Long, normals: Float) -> Float:
-    """Unit normals [3F, 3] of the corners: the sum of the faces round the vertex that meet below the crease."""
+    """Unit normals [3F, 3] of the corners: the sum over faces round the vertex that meet below the crease."""
     out = np.zeros((len(order), 3), np.float32)
     length = np.sqrt((normals * normals).sum(axis=1)) + 1e-30
     for group in range(len(starts) - 1):
@@ -175,7 +194,11 @@ def _smooth_normals(order: Long, starts: Long, normals: Float) -> Float:
             for j in range(first, last):
                 other = order[j] // 3
                 dot = (normals[face] * normals[other]).sum()
-                if last - first <= MAX_CROWD and other != face and dot > CREASE * length[face] * length[other]:
+                if (
+                    last - first <= MAX_CROWD
+                    and other != face
+                    and dot > CREASE * length[face] * length[other]
+                ):
                     x += normals[other, 0]
                     y += normals[other, 1]
                     z += normals[other, 2]
@@ -190,22 +213,18 @@ def _mip_levels(textures: tuple[Bytes, ...]) -> tuple[Long, Bytes]:
     for texture in textures:
         pyramid = [texture]
         while max(pyramid[-1].shape[:2]) > 1:
-            level = pyramid[-1].astype(np.float32)
-            level = np.pad(level, ((0, level.shape[0] % 2), (0, level.shape[1] % 2), (0, 0)), mode="edge")
-            half = level.reshape(level.shape[0] // 2, 2, level.shape[1] // 2, 2, 4).mean(axis=(1, 3))
+            full = pyramid[-1].astype(np.float32)
+            full = np.pad(full, ((0, full.shape[0] % 2), (0, full.shape[1] % 2), (0, 0)), mode="edge")
+            half = full.reshape(full.shape[0] // 2, 2, full.shape[1] // 2, 2, 4).mean(axis=(1, 3))
             pyramid.append(np.round(half).astype(np.uint8))
         pyramids.append(pyramid)
     depth = max((len(pyramid) for pyramid in pyramids), default=1)
     levels = np.zeros((max(len(pyramids), 1), depth, 3), np.int64)
     offset = 0
     for index, pyramid in enumerate(pyramids):
-        for level in range(depth):
-            image = pyramid[min(level, len(pyramid) - 1)]
-            if level < len(pyramid):
-                levels[index, level] = offset, image.shape[1], image.shape[0]
-                offset += image.shape[0] * image.shape[1]
-            else:
-                levels[index, level] = levels[index, level - 1]
+        for level, image in enumerate(pyramid):
+            levels[index, level:] = offset, image.shape[1], image.shape[0]
+            offset += image.shape[0] * image.shape[1]
     flat = [image.reshape(-1, 4) for pyramid in pyramids for image in pyramid]
     return levels, np.concatenate(flat) if flat else np.zeros((1, 4), np.uint8)
 
@@ -224,7 +243,7 @@ def _face_levels(mesh: Mesh, normals: Float, footprint: float, levels: Long) -> 
     return level
 
 
-@numba.njit(cache=True, nogil=True)
+@_jit
 def _cast(
     pose: NDArray[np.float64],
     focal: NDArray[np.float64],
@@ -235,7 +254,7 @@ def _cast(
     start: int,
     stop: int,
 ) -> tuple[Float, Float]:
-    """Rays of the pixels start..stop, counted over views, rows and columns; the samples of a pixel side by side."""
+    """Rays of the pixels start..stop, counted over views, rows, columns; a pixel's samples side by side."""
     samples = supersample * supersample
     origins = np.empty(((stop - start) * samples, 3), np.float32)
     directions = np.empty_like(origins)
@@ -257,7 +276,7 @@ def _cast(
     return origins, directions
 
 
-@numba.njit(cache=True, nogil=True)
+@_jit
 def _shade(
     prim: Int,
     us: Float,
@@ -310,7 +329,7 @@ def _shade(
             distance[ray] = travelled[i] + tfar[i]
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@_jit
 def _fetch(texels: Bytes, offset: int, width: int, height: int, s: float, t: float, out: Float) -> None:
     """The bilinear texel at (s, t), repeated, in 0..1."""
     x, y = (s - np.floor(s)) * width - 0.5, (t - np.floor(t)) * height - 0.5
@@ -326,9 +345,9 @@ def _fetch(texels: Bytes, offset: int, width: int, height: int, s: float, t: flo
         out[k] = (upper * (1 - bottom_part) + lower * bottom_part) / np.float32(255)
 
 
-@numba.njit(cache=True, nogil=True)
+@_jit
 def _resolve(seen: Float, distance: Float, samples: int, rgba: Bytes, depth: Float) -> None:
-    """The mean over the samples of each pixel, as bytes with straight alpha, and the mean depth of the hits."""
+    """The mean over the samples of each pixel, as bytes with straight alpha; the mean depth of the hits."""
     for pixel in range(len(rgba)):
         r = g = b = a = far = np.float32(0)
         hits = 0

@@ -1,6 +1,6 @@
 """Closed parametric solids: every part of a piece of furniture is one of these.
 
-A solid is a stack of rings (a loft) with both ends filled, or a ball-like box. All are closed and wound outwards.
+A solid is a stack of rings (a loft) with both ends filled, or a stuffed box. All are closed, wound outwards.
 """
 
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ class Solid:
 def loft(rings: Array) -> Solid:
     """The solid through rings [M, K, 3] of points, both ends filled from their centres.
 
-    The rings run counter-clockwise seen from the last one; a stack given the other way round is turned outwards.
+    The rings run counter-clockwise seen from the last one; a stack the other way round is turned.
     """
     num_rings, size, _ = rings.shape
     ends = np.stack((rings[0].mean(axis=0), rings[-1].mean(axis=0)))
@@ -148,7 +148,7 @@ def pole(profile: Sequence[tuple[float, float]], *, sides: int = 16) -> Solid:
 
 
 def tube(path: Array, radii: float | Sequence[float], *, sides: int = 12, flatness: float = 1.0) -> Solid:
-    """A round bar along a path [M, 3]; `flatness` scales its width across the plane of the bend (1 is round)."""
+    """A round bar along a path [M, 3]; `flatness` scales one of its widths (1 is round)."""
     path = np.asarray(path, np.float64)
     radius = np.broadcast_to(np.asarray(radii, np.float64), (len(path),))
     tangents = np.gradient(path, axis=0)

@@ -1,7 +1,7 @@
 """Rendered views on disk: shards that are mapped into memory and read at random by (object, view).
 
 A folder of views holds views.json (objects, cameras, splits) and shards views-00000.safetensors with
-rgba uint8 [n, V, H, W, 4] (sRGB, straight alpha) and depth float16 [n, V, H, W] (distance along the ray, 0 for none).
+rgba uint8 [n, V, H, W, 4] (sRGB, straight alpha) and depth float16 [n, V, H, W] (along the ray, 0 for none).
 """
 
 import json
@@ -25,7 +25,7 @@ __all__ = ["SHARD_BYTES", "ViewDataset", "ViewedObject", "ViewsIndex", "write_vi
 
 SHARD_BYTES = 64 << 20  # a shard holds as many whole objects as fit, and one at least
 MAX_HEADER_BYTES = 1 << 20
-DTYPES = {"U8": np.dtype(np.uint8), "F16": np.dtype(np.float16)}
+DTYPES: dict[str, np.dtype[Any]] = {"U8": np.dtype(np.uint8), "F16": np.dtype(np.float16)}
 
 Views = int | slice | Sequence[int] | Tensor | NDArray[np.integer] | None
 
@@ -41,7 +41,7 @@ class ViewedObject:
 
 @dataclass(frozen=True)
 class ViewsIndex:
-    """The contents of views.json: all objects are seen by the same cameras; held_out views are never trained on."""
+    """What views.json says: all objects are seen by the same cameras; held_out views are never trained on."""
 
     objects: tuple[ViewedObject, ...]
     cameras: Cameras
@@ -60,7 +60,10 @@ def write_views(place: Callable[[str], Path], index: ViewsIndex, views: Iterable
 
     def flush() -> None:
         names.append(f"views-{len(names):05d}.safetensors")
-        arrays = {"rgba": np.stack([row.rgba for row in rows]), "depth": np.stack([row.depth for row in rows])}
+        arrays: dict[str, NDArray[Any]] = {
+            "rgba": np.stack([row.rgba for row in rows]),
+            "depth": np.stack([row.depth for row in rows]),
+        }
         safetensors.save_file(arrays, place(names[-1]))
         rows.clear()
 
@@ -105,7 +108,9 @@ class ViewDataset:
             self.categories: list[str] = [str(item["category"]) for item in objects]
             is_test = np.array([item["split"] == "test" for item in objects], bool)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{self.folder} is no folder of views: {error!r}; run the render stage again") from error
+            raise DataError(
+                f"{self.folder} is no folder of views: {error!r}; run the render stage again"
+            ) from error
         self._shards = {name: _map_shard(self.folder, name) for name in dict(self._rows)}
         self.train_objects: NDArray[np.int64] = np.flatnonzero(~is_test)
         self.test_objects: NDArray[np.int64] = np.flatnonzero(is_test)
@@ -118,7 +123,9 @@ class ViewDataset:
         for name, row in self._rows:
             rgba, depth = self._shards[name]["rgba"], self._shards[name]["depth"]
             if rgba.shape[1:] != (*shape, 4) or depth.shape[1:] != shape or not 0 <= row < len(rgba):
-                raise DataError(f"{self.folder / name}: row {row} of {rgba.shape} does not hold views {shape}")
+                raise DataError(
+                    f"{self.folder / name}: row {row} of {rgba.shape} does not hold views {shape}"
+                )
 
     def __reduce__(self) -> tuple[type["ViewDataset"], tuple[Path]]:
         return ViewDataset, (self.folder,)
@@ -169,7 +176,7 @@ class ViewDataset:
 
 
 def _map_shard(folder: Path, name: str) -> dict[str, NDArray[Any]]:
-    """The arrays of a safetensors file, mapped read-only. DataError if the file is not what its header says."""
+    """The arrays of a safetensors file, mapped read-only. DataError if it is not what its header says."""
     path = folder / name
     if Path(name).name != name:
         raise DataError(f"{folder / 'views.json'} names the shard {name!r}: a plain file name is needed")

@@ -1,8 +1,9 @@
+# mypy: ignore-errors
 """The numba backend's inner loops: scalar code over rays, four channels at a time.
 
-All kernels release the GIL and work on a range of rays or of grid planes, so that threads can share the work; what
-they write does not depend on how it is cut. Positions are float64 (a cell index must not jump by rounding),
-samples and weights float32, sums along a ray float64.
+All kernels release the GIL and work on a range of rays or of grid planes, so that threads can share the
+work; what they write does not depend on how it is cut. Positions are float64 (a cell index must not jump by
+rounding), samples and weights float32, sums along a ray float64. Types are inferred by numba, not by mypy.
 """
 
 import math
@@ -45,7 +46,7 @@ def _half(builder: Any, vector: Any, lanes: Any) -> Any:
 
 
 def _pair(context: Any, builder: Any, array_type: Any, array: Any, offset: Any) -> Any:
-    """Pointer to the eight floats from `offset` on: all channels of two samples that are neighbours along z."""
+    """Pointer to the eight floats from `offset` on: all channels of two neighbours along z."""
     data = context.make_array(array_type)(context, builder, array).data
     return builder.bitcast(builder.gep(data, [offset]), EIGHT.as_pointer())
 
@@ -55,16 +56,16 @@ def _lerp(builder: Any, one: Any, two: Any, fraction: Any) -> Any:
 
 
 @intrinsic
-def cell_sample(typing_context, grid, base, step_x, step_y, fx, fy, fz):  # type: ignore[no-untyped-def]
+def cell_sample(typing_context, grid, base, step_x, step_y, fx, fy, fz):
     """The four channels, trilinear in the cell whose lowest corner lies at grid[base]."""
     signature = types.UniTuple(types.float32, 4)(
         grid, types.int64, types.int64, types.int64, types.float32, types.float32, types.float32
     )
 
-    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, sig, args):
         array, base, step_x, step_y, fx, fy, fz = args
 
-        def load(offset):  # type: ignore[no-untyped-def]
+        def load(offset):
             return builder.load(_pair(context, builder, sig.args[0], array, offset), align=4)
 
         fx8, fy8 = _spread(builder, fx, EIGHT), _spread(builder, fy, EIGHT)
@@ -72,7 +73,9 @@ def cell_sample(typing_context, grid, base, step_x, step_y, fx, fy, fz):  # type
         low = _lerp(builder, load(base), load(far), fx8)
         high = _lerp(builder, load(builder.add(base, step_y)), load(builder.add(far, step_y)), fx8)
         pair = _lerp(builder, low, high, fy8)
-        value = _lerp(builder, _half(builder, pair, LOW), _half(builder, pair, HIGH), _spread(builder, fz, FOUR))
+        value = _lerp(
+            builder, _half(builder, pair, LOW), _half(builder, pair, HIGH), _spread(builder, fz, FOUR)
+        )
         lanes = [builder.extract_element(value, ir.Constant(ir.IntType(32), i)) for i in range(4)]
         return cgutils.pack_array(builder, lanes)
 
@@ -80,20 +83,22 @@ def cell_sample(typing_context, grid, base, step_x, step_y, fx, fy, fz):  # type
 
 
 @intrinsic
-def plane_add(typing_context, grid, base, step_y, samples, row, weight, fy, fz):  # type: ignore[no-untyped-def]
+def plane_add(typing_context, grid, base, step_y, samples, row, weight, fy, fz):
     """Add weight * samples[row:row + 4] to the four corners of a cell's face from grid[base] on."""
     signature = types.void(
         grid, types.int64, types.int64, samples, types.int64, types.float32, types.float32, types.float32
     )
 
-    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, sig, args):
         array, base, step_y, samples, row, weight, fy, fz = args
         data = context.make_array(sig.args[3])(context, builder, samples).data
         pointer = builder.bitcast(builder.gep(data, [row]), FOUR.as_pointer())
         value = builder.fmul(builder.load(pointer, align=4), _spread(builder, weight, FOUR))
         high_z = builder.fmul(value, _spread(builder, fz, FOUR))
         low_z = builder.fsub(value, high_z)
-        both = builder.shuffle_vector(low_z, high_z, ir.Constant(ir.VectorType(ir.IntType(32), 8), list(range(8))))
+        both = builder.shuffle_vector(
+            low_z, high_z, ir.Constant(ir.VectorType(ir.IntType(32), 8), list(range(8)))
+        )
         high_y = builder.fmul(both, _spread(builder, fy, EIGHT))
         for offset, part in ((base, builder.fsub(both, high_y)), (builder.add(base, step_y), high_y)):
             corner = _pair(context, builder, sig.args[0], array, offset)
@@ -104,7 +109,7 @@ def plane_add(typing_context, grid, base, step_y, samples, row, weight, fy, fz):
 
 
 @jit
-def _enter(origin, direction, box, start, step):  # type: ignore[no-untyped-def]
+def _enter(origin, direction, box, start, step):
     """Near and far of one ray; writes its first sample's position and its step (offset 0), in cells.
 
     box [4, 3]: lower, upper, cells per unit length, (unused, unused, num_samples).
@@ -128,14 +133,14 @@ def _enter(origin, direction, box, start, step):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _split(position, cells):  # type: ignore[no-untyped-def]
+def _split(position, cells):
     """The cell (0 .. cells - 1) of a position along one axis, and the fraction inside it."""
     cell = min(max(int(position), 0), cells - 1)
     return cell, np.float32(position - cell)
 
 
 @jit
-def _absorbed(tau):  # type: ignore[no-untyped-def]
+def _absorbed(tau):
     """1 - exp(-tau), to full relative precision also where tau is small."""
     if tau < 0.25:
         t = np.float64(tau)
@@ -144,8 +149,8 @@ def _absorbed(tau):  # type: ignore[no-untyped-def]
 
 
 @jit
-def cell_occupancy(grid, occupied):  # type: ignore[no-untyped-def]
-    """occupied [X-1, Y-1, Z-1] uint8: 1 where any corner of the cell has density (or a NaN); grid [X, Y, Z, 4]."""
+def cell_occupancy(grid, occupied):
+    """occupied [X-1, Y-1, Z-1] uint8: 1 where a corner of the cell has density or NaN; grid [X, Y, Z, 4]."""
     occupied[:] = 0
     for x in range(grid.shape[0]):
         for y in range(grid.shape[1]):
@@ -155,7 +160,7 @@ def cell_occupancy(grid, occupied):  # type: ignore[no-untyped-def]
 
 
 @jit
-def march_forward(grid, cells, box, origins, directions, offset, occupied, early_stop, begin, end, out):  # type: ignore[no-untyped-def]
+def march_forward(grid, cells, box, origins, directions, offset, occupied, early_stop, begin, end, out):
     """Rays begin .. end of all B * N: out [B * N, 5] = sum w c (3), sum w, sum w t.
 
     grid [B, X * Y * Z * 4]; cells: per axis; origins, directions [B * N or N, 3]; offset [B * N] in [0, 1);
@@ -179,7 +184,9 @@ def march_forward(grid, cells, box, origins, directions, offset, occupied, early
             z, fz = _split(start[2] + along * step[2], cells[2])
             if occupied.shape[0] > 0 and occupied[index, x, y, z] == 0:
                 continue
-            density, r, g, b = cell_sample(values, x * step_x + y * step_y + z * 4, step_x, step_y, fx, fy, fz)
+            density, r, g, b = cell_sample(
+                values, x * step_x + y * step_y + z * 4, step_x, step_y, fx, fy, fz
+            )
             if density <= 0:
                 continue
             weight = transmittance * _absorbed(density * length)
@@ -195,7 +202,9 @@ def march_forward(grid, cells, box, origins, directions, offset, occupied, early
 
 
 @jit
-def march_backward(grid, cells, box, origins, directions, offset, occupied, early_stop, upstream, begin, end, out):  # type: ignore[no-untyped-def]
+def march_backward(
+    grid, cells, box, origins, directions, offset, occupied, early_stop, upstream, begin, end, out
+):
     """Gradients at the samples of rays begin .. end: out [end - begin, S, 4], for density and colour.
 
     As march_forward; upstream [B * N, 5] is the gradient of its output. With g_i = g_c . c_i + g_o + g_t t_i,
@@ -224,7 +233,9 @@ def march_backward(grid, cells, box, origins, directions, offset, occupied, earl
             if occupied.shape[0] > 0 and occupied[index, x, y, z] == 0:
                 after[i] = -1.0
                 continue
-            density, r, g, b = cell_sample(values, x * step_x + y * step_y + z * 4, step_x, step_y, fx, fy, fz)
+            density, r, g, b = cell_sample(
+                values, x * step_x + y * step_y + z * 4, step_x, step_y, fx, fy, fz
+            )
             samples[i, 1], samples[i, 2], samples[i, 3] = r, g, b
             if density < 0:
                 after[i] = -1.0
@@ -241,17 +252,27 @@ def march_backward(grid, cells, box, origins, directions, offset, occupied, earl
             if after[i] < 0:
                 sample[:] = 0
                 continue
-            gain = g_r * sample[1] + g_g * sample[2] + g_b * sample[3] + g_o + g_t * (near + (i + offset[ray]) * length)
+            gain = (
+                g_r * sample[1]
+                + g_g * sample[2]
+                + g_b * sample[3]
+                + g_o
+                + g_t * (near + (i + offset[ray]) * length)
+            )
             sample[0] = (after[i] * gain - suffix) * length
             suffix += weight * gain
             sample[1], sample[2], sample[3] = weight * g_r, weight * g_g, weight * g_b
 
 
 @jit
-def scatter_samples(samples, cells, box, origins, directions, offset, num_rays, begin, end, index, lower, upper, grid):  # type: ignore[no-untyped-def]
-    """Add the gradients at samples [end - begin, S, 4] to planes lower <= x < upper of grid [X * Y * Z * 4] of object `index`.
+def scatter_samples(
+    samples, cells, box, origins, directions, offset, num_rays, begin, end, index, lower, upper, grid
+):
+    """Add the gradients at samples [end - begin, S, 4] to planes lower <= x < upper of grid [X * Y * Z * 4]
+    of object `index`.
 
-    Each plane gets its terms in the order of rays and samples, so the sum does not depend on the cut into planes.
+    Each plane gets its terms in the order of rays and samples, so the sum does not depend on the cut into
+    planes.
     """
     step_y = (cells[2] + 1) * 4
     step_x = (cells[1] + 1) * step_y

@@ -20,7 +20,12 @@ CHUNK_SAMPLES = 1 << 18  # gradients at samples that wait to be added to the gri
 
 
 def march(
-    field: VoxelField, rays: Rays, num_samples: int, jitter: Tensor | None, early_stop: float, skip_empty: bool
+    field: VoxelField,
+    rays: Rays,
+    num_samples: int,
+    jitter: Tensor | None,
+    early_stop: float,
+    skip_empty: bool,
 ) -> Tensor:
     """[B, N, 5]: sum_i w_i c_i (3), sum_i w_i, sum_i w_i t_i; see `rendering`."""
     size = np.array(field.resolution)
@@ -29,7 +34,9 @@ def march(
     shape = (len(field), rays.shape[-1])
     offset = np.full(shape, 0.5, np.float32) if jitter is None else _array(jitter)
     lines = (_array(rays.origins).reshape(-1, 3), _array(rays.directions).reshape(-1, 3), offset.reshape(-1))
-    raw: Tensor = _March.apply(field.grid, (tuple(int(n) - 1 for n in size), box, *lines), early_stop, skip_empty)
+    raw: Tensor = _March.apply(  # type: ignore[no-untyped-call]
+        field.grid, (tuple(int(n) - 1 for n in size), box, *lines), early_stop, skip_empty
+    )
     return raw.view(*shape, 5)
 
 
@@ -90,11 +97,15 @@ def _backward(values: Array, lines: Any, occupied: Array, early_stop: float, ups
 
         def march(begin: int, end: int, first: int = first) -> None:
             part = samples[begin:end]
-            kernels.march_backward(flat, *lines, occupied, early_stop, upstream, first + begin, first + end, part)
+            kernels.march_backward(
+                flat, *lines, occupied, early_stop, upstream, first + begin, first + end, part
+            )
 
         def scatter(begin: int, end: int, first: int = first, last: int = last) -> None:
             for index in range(first // num_rays, (last - 1) // num_rays + 1):
-                kernels.scatter_samples(samples, *lines, num_rays, first, last, index, begin, end, targets[index])
+                kernels.scatter_samples(
+                    samples, *lines, num_rays, first, last, index, begin, end, targets[index]
+                )
 
         for_ranges(march, last - first, smallest=64)
         for_ranges(scatter, planes, smallest=8)

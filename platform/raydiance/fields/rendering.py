@@ -1,6 +1,7 @@
 """Volume rendering of radiance fields: one signature, several backends.
 
-Each ray is cut into S equal segments of length dt between the faces of the field's box, with one sample in each:
+Each ray is cut into S equal segments of length dt between the faces of the field's box, with one sample in
+each:
 
     tau_i   = sigma(x_i) dt                     optical depth of segment i
     T_i     = exp(-sum_{j < i} tau_j)           what reaches it
@@ -28,8 +29,8 @@ Background = float | tuple[float, float, float] | Tensor
 class Rendering:
     """What N rays saw of B fields.
 
-    colour [B, N, 3]: over the background. opacity [B, N]: in [0, 1]. depth [B, N]: sum_i w_i t_i, in world units
-    along the ray; 0 where nothing is hit, and the mean distance once divided by the opacity.
+    colour [B, N, 3]: over the background. opacity [B, N]: in [0, 1]. depth [B, N]: sum_i w_i t_i, in world
+    units along the ray; 0 where nothing is hit, and the mean distance once divided by the opacity.
     """
 
     colour: Tensor
@@ -57,13 +58,14 @@ def render(
 ) -> Rendering:
     """Render B fields along rays [N] (the same for all objects) or [B, N].
 
-    background: a number, a colour, or a tensor that broadcasts to [B, N, 3]. jitter [B, N] in [0, 1): where in its
-    segment each sample of a ray lies (0.5 everywhere if neither it nor a generator to draw it from is given).
-    early_stop: leave a ray as soon as its transmittance is below this. skip_empty: pass over cells without density
-    (None: when the grid needs no gradient). It leaves values as they are, but takes the density of empty cells for
-    constant: with gradients it is exact behind an activation such as ReLU, which has no slope where it is 0.
-    backend: auto takes numba for a float32 grid on the CPU, torch otherwise. Gradients flow to field.grid in all
-    backends, and to the background; a grid that needs none must be finite (DataError).
+    background: a number, a colour, or a tensor that broadcasts to [B, N, 3]. jitter [B, N] in [0, 1): where
+    in its segment each sample of a ray lies (0.5 everywhere if neither it nor a generator to draw it from is
+    given). early_stop: leave a ray as soon as its transmittance is below this. skip_empty: pass over cells
+    without density (None: when the grid needs no gradient). It leaves values as they are, but takes the
+    density of empty cells for constant: with gradients it is exact behind an activation such as ReLU, which
+    has no slope where it is 0. backend: auto takes numba for a float32 grid on the CPU, torch otherwise.
+    Gradients flow to field.grid in all backends, and to the background; a grid that needs none must be finite
+    (DataError).
     """
     num_objects, num_rays = _check(field, rays, num_samples, jitter, generator, early_stop)
     if jitter is None and generator is not None:
@@ -93,7 +95,7 @@ def render_views(
     backend: Backend = "auto",
     early_stop: float = 0.0,
 ) -> Rendering:
-    """All pixels of the views (None: all), as `render`; the parts of the result have shape [B, V, H, W, ...]."""
+    """All pixels of the views (None: all), as `render`; the parts of the result are [B, V, H, W, ...]."""
     rays = cameras.rays(views)
     result = render(
         field,
@@ -134,6 +136,7 @@ def _pick(backend: Backend, grid: Tensor) -> Backend:
         return "numba" if fits else "torch"
     if backend == "numba" and not fits:
         raise ValueError(
-            f"the numba backend takes float32 grids on the CPU, got {grid.dtype} on {grid.device}: use backend='torch'"
+            f"the numba backend takes float32 grids on the CPU, got {grid.dtype} on {grid.device}: "
+            "use backend='torch'"
         )
     return backend

@@ -11,7 +11,7 @@ __all__ = ["march", "ray_box"]
 
 
 def ray_box(rays: Rays, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    """Distances [...] at which rays enter and leave a box, in front of their origins; equal where they miss it."""
+    """Distances [...] at which rays enter and leave a box, in front of their origins; 0 where they miss."""
     origins, directions = rays.origins, rays.directions
     parallel = directions == 0
     inverse = 1 / torch.where(parallel, torch.ones_like(directions), directions)

@@ -17,8 +17,8 @@ Point = tuple[float, float, float]
 class VoxelField:
     """B radiance fields, trilinear between the samples of a grid [B, X, Y, Z, 4].
 
-    The last axis holds density (>= 0, per unit of length; what is below 0 counts as 0), then sRGB-encoded RGB in
-    [0, 1]. The outermost samples lie on the faces of the box lower..upper; outside of it there is nothing.
+    The last axis holds density (>= 0, per unit of length; what is below 0 counts as 0), then sRGB-encoded RGB
+    in [0, 1]. The outermost samples lie on the faces of the box lower..upper; outside of it there is nothing.
     """
 
     grid: Tensor
@@ -30,7 +30,9 @@ class VoxelField:
         if len(shape) != 5 or shape[-1] != 4 or min(shape[1:4]) < 2:
             raise ValueError(f"a field's grid needs shape [B, X, Y, Z, 4] with X, Y, Z >= 2, got {shape}")
         if not all(a < b for a, b in zip(self.lower, self.upper, strict=True)):
-            raise ValueError(f"a field's box needs lower < upper on each axis, got {self.lower}, {self.upper}")
+            raise ValueError(
+                f"a field's box needs lower < upper on each axis, got {self.lower}, {self.upper}"
+            )
 
     def __len__(self) -> int:
         return self.grid.shape[0]
@@ -62,6 +64,6 @@ class VoxelField:
         place = torch.nonzero(~torch.isfinite(self.grid.detach()))[0]
         value = float(self.grid[tuple(place)])
         raise DataError(
-            f"a field's grid holds {value} at index {place.tolist()} (object, x, y, z, channel): densities and "
-            "colours must be finite; mend or drop this field"
+            f"a field's grid holds {value} at index {place.tolist()} (object, x, y, z, channel): "
+            "densities and colours must be finite; mend or drop this field"
         )

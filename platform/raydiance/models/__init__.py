@@ -1,1 +1,27 @@
-__all__: list[str] = []
+"""Networks: the autodecoder of fields and U-Nets in any dimension."""
+
+from raydiance.models.autodecoder import Autodecoder, AutodecoderSpec, FieldDecoder, LatentGenerator
+from raydiance.models.files import (
+    load_weights,
+    read_autodecoder,
+    read_decoder,
+    read_unet,
+    save_weights,
+    spec_from_plain,
+)
+from raydiance.models.unet import UNet, UNetSpec
+
+__all__ = [
+    "Autodecoder",
+    "AutodecoderSpec",
+    "FieldDecoder",
+    "LatentGenerator",
+    "UNet",
+    "UNetSpec",
+    "load_weights",
+    "read_autodecoder",
+    "read_decoder",
+    "read_unet",
+    "save_weights",
+    "spec_from_plain",
+]

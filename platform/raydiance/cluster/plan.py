@@ -1,0 +1,79 @@
+"""What a job would do: the settings it resolves to, its inputs, its checkpoints and where it runs."""
+
+from collections.abc import Mapping
+
+from raydiance.cluster.pointers import resolve_input
+from raydiance.cluster.record import tracking_url
+from raydiance.cluster.session import address_of
+from raydiance.config import Experiment
+from raydiance.config.files import dump_yaml
+from raydiance.config.stages import STAGES
+from raydiance.errors import RaydianceError
+from raydiance.spec import digest, to_plain
+from raydiance.storage import Artifact, Store
+
+__all__ = ["plan", "print_plan", "run_name"]
+
+
+def run_name(experiment: Experiment, stage: str, inputs: Mapping[str, Artifact]) -> str:
+    """The same work has the same name: "<experiment>-<stage>-<digest of seed, spec and inputs>"."""
+    made_from = {
+        "seed": experiment.seed,
+        "spec": getattr(experiment, stage),
+        "inputs": {name: artifact.ref.sha256 for name, artifact in inputs.items()},
+    }
+    return f"{experiment.name}-{stage}-{digest(made_from)}"
+
+
+def print_plan(experiment: Experiment, stage: str, store: Store, given: Mapping[str, str]) -> None:
+    """The resolved settings of the stage as YAML, then the plan of work."""
+    settings = {
+        "name": experiment.name,
+        "size": experiment.size,
+        "seed": experiment.seed,
+        stage: to_plain(getattr(experiment, stage)),
+        "cluster": to_plain(experiment.cluster),
+    }
+    print(dump_yaml(settings))
+    for name, value in plan(experiment, stage, store, given):
+        print(f"{name:<12}{value}")
+
+
+def plan(experiment: Experiment, stage: str, store: Store, given: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The plan of work, a row for each thing worth knowing before it starts."""
+    rows = [("stage", f"{stage} ({list(STAGES).index(stage) + 1} of {len(STAGES)})")]
+    inputs: dict[str, Artifact] = {}
+    for name in STAGES[stage]:
+        try:
+            inputs[name] = resolve_input(name, store, given)
+            rows.append(("input", f"{name}: {inputs[name].ref.key}, found"))
+        except RaydianceError as error:
+            rows.append(("input", f"{name}: missing ({error})"))
+    if len(inputs) == len(STAGES[stage]):
+        run = run_name(experiment, stage, inputs)
+        checkpoints = store.list(f"checkpoints/{run}")
+        rows.append(("run", run))
+        rows.append(
+            ("resumes", f"from {checkpoints[-1].key}" if checkpoints else "no checkpoint: from the start")
+        )
+    steps = getattr(getattr(experiment, stage), "steps", None)
+    if steps is not None:
+        rows.append(("steps", str(steps)))
+    rows.append(("workers", _workers(experiment)))
+    rows.append(("store", store.url))
+    rows.append(("tracking", _tracking(experiment)))
+    return rows
+
+
+def _workers(experiment: Experiment) -> str:
+    cluster = experiment.cluster
+    if not cluster.num_workers and not cluster.num_tasks:
+        return "this process"
+    device = "GPU" if cluster.use_gpu else "CPU"
+    return f"{cluster.num_workers} ({device}), {cluster.num_tasks} tasks, Ray at {address_of(cluster)}"
+
+
+def _tracking(experiment: Experiment) -> str:
+    if experiment.tracking.kind == "none":
+        return "none"
+    return f"MLflow at {tracking_url(experiment) or 'outputs/mlflow.db'}"

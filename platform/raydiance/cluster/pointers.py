@@ -1,0 +1,124 @@
+"""What a finished stage leaves on this machine: a pointer to its artifact, its numbers, its tables.
+
+The artifact lies in the store under a key of its own, so a failed or repeated run never loses an earlier one.
+"""
+
+import csv
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from raydiance.errors import ArtifactError, ConfigError
+from raydiance.spec import spec, to_plain
+from raydiance.storage import Artifact, ArtifactRef, Store, write_json
+
+__all__ = [
+    "FOLDER",
+    "Pointer",
+    "read_pointer",
+    "read_record",
+    "resolve_input",
+    "write_record",
+    "write_results",
+]
+
+FOLDER = Path("outputs/pipeline")
+
+
+@spec
+class Pointer:
+    """Which artifact a stage made, in which store, and the run that tells how."""
+
+    stage: str
+    kind: str
+    key: str
+    sha256: str
+    store: str
+    run_id: str | None = None
+    parent_run_id: str | None = None
+
+    @property
+    def ref(self) -> ArtifactRef:
+        return ArtifactRef(kind=self.kind, key=self.key, sha256=self.sha256)
+
+
+def read_pointer(stage: str, folder: Path = FOLDER) -> Pointer | None:
+    """The pointer that a stage left, None if it left none. Raises ArtifactError if it cannot be read."""
+    path = folder / f"{stage}.json"
+    try:
+        return Pointer(**json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        raise ArtifactError(f"{path}: is no pointer ({error}); run `raydiance run {stage}` again") from error
+
+
+def resolve_input(stage: str, store: Store, given: Mapping[str, str], folder: Path = FOLDER) -> Artifact:
+    """The artifact of an earlier stage: the key given for it, else the one its pointer names."""
+    if stage in given:
+        return store.get(given[stage])
+    pointer = read_pointer(stage, folder)
+    if pointer is None:
+        raise ConfigError(
+            f"{folder / stage}.json: {stage} has not run; `raydiance run {stage}` first, or give "
+            f"--input {stage}=KEY"
+        )
+    try:
+        return store.get(pointer.ref)
+    except ArtifactError as error:
+        if pointer.store == store.url:
+            raise
+        raise ArtifactError(
+            f"{pointer.key}: {stage} put it into {pointer.store}, but the store is {store.url}; "
+            f"set RAYDIANCE_STORE={pointer.store} or run {stage} again"
+        ) from error
+
+
+def write_results(
+    pointer: Pointer,
+    metrics: Mapping[str, float],
+    tables: Mapping[str, Sequence[Mapping[str, object]]],
+    folder: Path = FOLDER,
+) -> list[Path]:
+    """Metrics and tables first, the pointer last: a stage with a pointer is a stage that is done."""
+    stage = pointer.stage
+    (folder / "metrics").mkdir(parents=True, exist_ok=True)
+    (folder / "plots").mkdir(parents=True, exist_ok=True)
+    rounded = {name: float(f"{value:.6g}") for name, value in metrics.items() if math.isfinite(value)}
+    files = [folder / "metrics" / f"{stage}.json"]
+    write_json(files[0], rounded)
+    for name, rows in tables.items():
+        files.append(folder / "plots" / f"{stage}-{name}.csv")
+        _write_csv(files[-1], rows)
+    files.append(folder / f"{stage}.json")
+    write_json(files[-1], to_plain(pointer))
+    return files
+
+
+def write_record(store: Store, name: str, files: Sequence[Path], folder: Path = FOLDER) -> None:
+    """Keep the results in the store, where the machine that submitted the job can fetch them."""
+    with store.create("records", name) as draft:
+        for file in files:
+            shutil.copy(file, draft.path(file.relative_to(folder).as_posix()))
+
+
+def read_record(store: Store, name: str, folder: Path = FOLDER) -> bool:
+    """Fetch what write_record kept, the pointer last; False if there is nothing under this name."""
+    record = store.latest(f"records/{name}")
+    if record is None:
+        return False
+    for file in sorted(record.files, key=lambda file: file.count("/"), reverse=True):
+        target = folder / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(record.path(file), target)
+    return True
+
+
+def _write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)

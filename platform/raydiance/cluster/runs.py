@@ -1,0 +1,185 @@
+"""The main() of every job: read the settings, gather the inputs, call one function, leave a pointer."""
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn, TypeAlias
+
+from raydiance.cluster.plan import print_plan, run_name
+from raydiance.cluster.pointers import Pointer, read_pointer, resolve_input, write_record, write_results
+from raydiance.cluster.record import connect_to, open_record
+from raydiance.cluster.session import session
+from raydiance.cluster.tasks import TaskMap
+from raydiance.cluster.train import Launcher
+from raydiance.config import Experiment, compose, load_params
+from raydiance.config.stages import STAGES
+from raydiance.errors import ConfigError, RaydianceError
+from raydiance.storage import Artifact, Store
+from raydiance.tracking import Outcome, Progress, Run, Tracker, open_progress, serial_map
+
+__all__ = ["Command", "Job", "execute", "main", "parent_of", "parse", "read_settings"]
+
+Job: TypeAlias = Callable[[Experiment, Run], Outcome]
+
+
+@dataclass(frozen=True)
+class Command:
+    """What was asked for on the command line of a job."""
+
+    stage: str
+    overrides: tuple[str, ...] = ()
+    params: Path | None = None
+    inputs: Mapping[str, str] | None = None
+    parent: str | None = None
+    record: str | None = None
+    fresh: bool = False
+    dry_run: bool = False
+
+
+def main(stage: str, job: Job, *, ray: bool = False) -> NoReturn:
+    """Run a job as a program; with `ray` set it finds Ray connected.
+
+    Exit status: 0 done, 1 failed (one line says why), 2 not understood, 130 or 143 interrupted.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    command = parse(stage, sys.argv[1:])
+    try:
+        execute(command, job, ray=ray)
+    except RaydianceError as error:
+        print(f"raydiance {stage}: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except KeyboardInterrupt:
+        print(
+            f"raydiance {stage}: interrupted; run it again to go on from the last checkpoint", file=sys.stderr
+        )
+        sys.exit(130)
+    sys.exit(0)
+
+
+def execute(command: Command, job: Job, *, ray: bool = False) -> Pointer | None:
+    """Carry out a command: the pointer that was left, or None after a dry run."""
+    experiment = read_settings(command)
+    store = Store.open(experiment.store.url)
+    given = command.inputs or {}
+    if command.dry_run:
+        print_plan(experiment, command.stage, store, given)
+        return None
+    inputs = {name: resolve_input(name, store, given) for name in STAGES[command.stage]}
+    name = run_name(experiment, command.stage, inputs)
+    if command.fresh:
+        delete_checkpoints(store, name)
+    parent = command.parent or parent_of(command.stage)
+    started = time.monotonic()
+    with (
+        open_record(experiment, command.stage, name, parent) as tracker,
+        _connected(experiment, ray),
+    ):
+        _announce(command.stage, name)
+        run = open_run(experiment, name, store, tracker, open_progress(), inputs)
+        outcome = job(experiment, run)
+        duration_s = time.monotonic() - started
+        metrics = {**outcome.metrics, "duration_s": duration_s}
+        tracker.log_metrics({"duration_s": duration_s})
+        ref = outcome.artifact.ref
+        tracker.set_tags({"artifact": ref.key, "artifact_sha256": ref.sha256})
+        pointer = Pointer(
+            stage=command.stage,
+            kind=ref.kind,
+            key=ref.key,
+            sha256=ref.sha256,
+            store=store.url,
+            run_id=tracker.run_id,
+            parent_run_id=tracker.parent_id,
+        )
+    files = write_results(pointer, metrics, outcome.tables)
+    if command.record:
+        write_record(store, command.record, files)
+    delete_checkpoints(store, name)
+    print(f"{command.stage}: {ref.key} after {duration_s:.1f} s", file=sys.stderr)
+    return pointer
+
+
+def read_settings(command: Command) -> Experiment:
+    """The experiment that the command's params file or overrides describe."""
+    return load_params(command.params) if command.params else compose(command.overrides)
+
+
+def open_run(
+    experiment: Experiment,
+    name: str,
+    store: Store,
+    tracker: Tracker,
+    progress: Progress,
+    inputs: Mapping[str, Artifact],
+) -> Run:
+    """What the job is given, with map and launch as the cluster spec says."""
+    cluster = experiment.cluster
+    return Run(
+        name=name,
+        store=store,
+        tracker=tracker,
+        progress=progress,
+        inputs=inputs,
+        seed=experiment.seed,
+        map=TaskMap(cluster) if cluster.num_tasks else serial_map,
+        launch=Launcher(cluster, name, store, tracker, progress, connect_to(experiment, tracker)),
+    )
+
+
+def delete_checkpoints(store: Store, name: str) -> None:
+    """Once a run is done its checkpoints have no use, and would turn a wanted repetition into nothing."""
+    for ref in store.list(f"checkpoints/{name}"):
+        store.delete(ref)
+
+
+def _connected(experiment: Experiment, ray: bool) -> AbstractContextManager[None]:
+    return session(experiment.cluster) if ray else nullcontext()
+
+
+def parent_of(stage: str) -> str | None:
+    """The pipeline's run, which follows the data from pointer to pointer."""
+    for name in STAGES[stage]:
+        pointer = read_pointer(name)
+        if pointer and pointer.parent_run_id:
+            return pointer.parent_run_id
+    return None
+
+
+def _announce(stage: str, name: str) -> None:
+    order = list(STAGES)
+    print(f"stage {order.index(stage) + 1} of {len(order)}: {stage} ({name})", file=sys.stderr)
+
+
+def parse(stage: str, arguments: Sequence[str]) -> Command:
+    """The command line of a job. Exits with status 2 and the usage if it cannot be understood."""
+    parser = argparse.ArgumentParser(prog=f"raydiance run {stage}", allow_abbrev=False)
+    parser.add_argument("overrides", nargs="*", metavar="path=value", help="settings, in Hydra's grammar")
+    parser.add_argument("--params", type=Path, help="read the settings from this file instead of configs/")
+    parser.add_argument(
+        "--input", action="append", default=[], metavar="STAGE=KEY", help="an input by its key"
+    )
+    parser.add_argument("--parent", help="the MLflow run to nest under")
+    parser.add_argument("--record", help="keep pointer and metrics in the store, too, under this name")
+    parser.add_argument("--fresh", action="store_true", help="start over: do not resume from checkpoints")
+    parser.add_argument("--dry-run", action="store_true", help="print settings and plan, start nothing")
+    found = parser.parse_intermixed_args(arguments)
+    if found.params and found.overrides:
+        parser.error(f"give overrides or --params, not both ({' '.join(found.overrides)}, {found.params})")
+    inputs = dict(item.partition("=")[::2] for item in found.input)
+    if unknown := [name for name in inputs if name not in STAGES[stage]]:
+        parser.error(f"--input {unknown[0]}: {stage} reads {', '.join(STAGES[stage]) or 'no earlier stage'}")
+    return Command(
+        stage=stage,
+        overrides=tuple(found.overrides),
+        params=found.params,
+        inputs=inputs,
+        parent=found.parent,
+        record=found.record,
+        fresh=found.fresh,
+        dry_run=found.dry_run,
+    )

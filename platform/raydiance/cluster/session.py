@@ -1,0 +1,94 @@
+"""A Ray to work on: one of our own for the length of a run, or a cluster that is there already."""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+from raydiance.config.platform import ClusterSpec
+from raydiance.errors import ClusterError
+
+__all__ = ["address_of", "probe", "session", "settings"]
+
+OBJECT_STORE_BYTES = 512 * 2**20  # what we pass is small: artifacts go through the store, not through Ray
+PROBE_TIMEOUT_S = 5.0
+
+# What Ray reads from the environment: no note about a future default, no reports to anyone, workers that stay
+# in the folder we work in (addresses may be relative to it).
+_SETTINGS = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+}
+
+
+def address_of(spec: ClusterSpec) -> str:
+    """Where Ray is: the spec's word, else RAYDIANCE_ADDRESS, else "local"."""
+    return spec.address or os.environ.get("RAYDIANCE_ADDRESS") or "local"
+
+
+def probe(address: str, default_port: int) -> None:
+    """Raise ClusterError, in one line and within seconds, if nothing listens at an address."""
+    parts = urlsplit(address if "://" in address else f"//{address}")
+    host = parts.hostname or address
+    try:
+        port = parts.port or default_port
+        socket.create_connection((host, port), PROBE_TIMEOUT_S).close()
+    except (OSError, ValueError) as error:
+        raise ClusterError(
+            f"Ray at {address} cannot be reached ({error}); start it, or correct RAYDIANCE_ADDRESS"
+        ) from error
+
+
+def settings() -> None:
+    """Give Ray its settings, where the environment does not say otherwise; before it is imported."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+
+
+@contextmanager
+def session(spec: ClusterSpec, *, dashboard: bool = False) -> Iterator[None]:
+    """Ray is connected while the block runs; one that is connected already is used and left as it is.
+
+    A Ray of our own has this machine's cores and asks for a token, as Ray does by itself; its dashboard is
+    started only where the State API is needed. Raises ClusterError within 10 s if an address does not answer.
+    """
+    settings()
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    address = address_of(spec)
+    if address not in ("local", "auto"):
+        probe(address, 6379)
+    try:
+        if address == "local":
+            _start_local(dashboard)
+        else:
+            ray.init(address=address, logging_level=logging.WARNING)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ClusterError(f"Ray at {address}: {reason}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _start_local(dashboard: bool) -> None:
+    import ray
+
+    # Ray warns that it asks for a token, on each start; that is as it should be.
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
+
+    ray.init(
+        address="local",
+        num_cpus=max(os.cpu_count() or 1, 2),  # a driver and one worker must fit on a single core, too
+        include_dashboard=dashboard,
+        object_store_memory=OBJECT_STORE_BYTES,
+        logging_level=logging.WARNING,
+    )

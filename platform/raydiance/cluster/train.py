@@ -1,0 +1,202 @@
+"""Run.launch: a training function in this process or on n workers under Ray Train.
+
+The loop itself lives in `training/` and knows none of this. It resumes from the newest good checkpoint in
+our store, so Ray is told of checkpoints (a folder with the reference) but never asked for one: Ray would
+insist on its newest, readable or not.
+"""
+
+import secrets
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from raydiance.cluster.session import session
+from raydiance.config.platform import ClusterSpec
+from raydiance.errors import ClusterError, RaydianceError
+from raydiance.spec import to_plain
+from raydiance.storage import ArtifactRef, Store, write_json
+from raydiance.tracking import LineProgress, NullTracker, Progress, QuietProgress, Tracker, Worker
+
+__all__ = ["Launcher"]
+
+P = TypeVar("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is sent to the workers."""
+
+    train: Callable[[Any, Worker], Any]
+    payload: Any
+    store: Store
+    connect: Callable[[], Tracker]
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """Runs training functions as the spec says; `connect` opens the run's record on another machine."""
+
+    spec: ClusterSpec
+    run_name: str
+    store: Store
+    tracker: Tracker
+    progress: Progress
+    connect: Callable[[], Tracker]
+
+    def __call__(self, train: Callable[[P, Worker], R], payload: P, /) -> R:
+        """What `train` returns on rank 0. What it raises on any rank is raised here as itself.
+
+        A worker that dies (a lost node, no memory) is replaced `max_failures` times; then ClusterError.
+        """
+        if self.spec.num_workers == 0:
+            return train(payload, self._own_worker())
+        with session(self.spec):
+            work = _Work(train, payload, self.store, self.connect)
+            for failures in range(self.spec.max_failures + 1):
+                try:
+                    result: R = self._fit(work)
+                    return result
+                except _WorkerLostError as lost:
+                    if failures == self.spec.max_failures:
+                        raise ClusterError(
+                            f"{self.run_name}: {lost}, after {failures} restarts; run the command again "
+                            "to go on from the last checkpoint, or raise cluster.max_failures"
+                        ) from lost
+                    self.tracker.set_tags({"worker_failures": str(failures + 1)})
+            raise AssertionError("unreachable")
+
+    def _own_worker(self) -> Worker:
+        import torch
+
+        device = torch.device("cuda" if self.spec.use_gpu else "cpu")
+        return Worker(0, 1, device, self.store, self.tracker, self.progress, lambda metrics, checkpoint: None)
+
+    def _fit(self, work: _Work) -> Any:
+        import ray
+        from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig
+
+        from raydiance.cluster.trainer import Trainer
+
+        resources = {"CPU": self.spec.cpus_per_worker} | ({"GPU": 1.0} if self.spec.use_gpu else {})
+        self._refuse_impossible(ray.cluster_resources(), resources)  # type: ignore[no-untyped-call]
+        folder, filesystem = _ray_folder(self.store)
+        # A fresh name for each attempt: under a known one Ray would resume from what it kept itself.
+        name = f"{self.run_name}-{secrets.token_hex(3)}"
+        trainer = Trainer(
+            _train_loop,
+            train_loop_config={"work": work},
+            torch_config=TorchConfig(backend="nccl" if self.spec.use_gpu else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=self.spec.num_workers, use_gpu=self.spec.use_gpu, resources_per_worker=resources
+            ),
+            run_config=RunConfig(
+                name=name,
+                storage_path=folder,
+                storage_filesystem=filesystem,
+                checkpoint_config=CheckpointConfig(num_to_keep=2),
+                # Ray cannot tell a lost worker from a loss that became NaN; _cause can: we retry.
+                failure_config=FailureConfig(  # type: ignore[call-arg]
+                    max_failures=0, controller_failure_limit=0
+                ),
+                logging_config=LoggingConfig(  # type: ignore[call-arg]
+                    log_level="CRITICAL"
+                ),
+            ),
+        )
+        try:
+            return trainer.fit().return_value  # type: ignore[attr-defined]
+        except ray.train.WorkerGroupError as error:
+            raise _cause(error.worker_failures) from None
+        except ray.train.ControllerError as error:
+            raise _cause({0: error.controller_failure}) from error
+        finally:
+            _remove(folder, filesystem, name)
+
+    def _refuse_impossible(self, there: Mapping[str, float], each: Mapping[str, float]) -> None:
+        for resource, amount in each.items():
+            needed, present = amount * self.spec.num_workers, there.get(resource, 0.0)
+            if needed > present:
+                raise ClusterError(
+                    f"cluster.num_workers = {self.spec.num_workers} needs {needed:g} {resource}, but Ray has "
+                    f"{present:g}; ask for fewer workers or a larger cluster"
+                )
+
+
+class _WorkerLostError(Exception):
+    """A worker process or its node went away."""
+
+
+def _train_loop(config: Mapping[str, Any]) -> Any:
+    """What runs on each worker, inside Ray Train."""
+    import ray.train
+    import ray.train.torch
+
+    work: _Work = config["work"]
+    context = ray.train.get_context()
+    rank = context.get_world_rank()
+    tracker = work.connect() if rank == 0 else NullTracker()
+    worker = Worker(
+        rank=rank,
+        world_size=context.get_world_size(),
+        device=ray.train.torch.get_device(),
+        store=work.store,
+        tracker=tracker,
+        progress=LineProgress() if rank == 0 else QuietProgress(),
+        report=_Report(rank),
+    )
+    with tracker:
+        return work.train(work.payload, worker)
+
+
+@dataclass(frozen=True)
+class _Report:
+    """Tells Ray Train of metrics and of a checkpoint, of which it is handed the reference only."""
+
+    rank: int
+
+    def __call__(self, metrics: Mapping[str, float], checkpoint: ArtifactRef | None, /) -> None:
+        import ray.train
+
+        if checkpoint is None or self.rank > 0:
+            ray.train.report(dict(metrics))
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            write_json(Path(folder) / "checkpoint.json", to_plain(checkpoint))
+            ray.train.report(dict(metrics), checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+
+def _cause(failures: Mapping[int, Exception]) -> Exception:
+    """The error that says most: ours, else a lost worker (the others then fail for want of it), else any."""
+    import ray
+
+    errors = [failures[rank] for rank in sorted(failures)]
+    for error in errors:
+        if isinstance(error, RaydianceError):
+            return error
+    for rank, error in sorted(failures.items()):
+        if isinstance(error, ray.exceptions.RayError):
+            return _WorkerLostError(f"worker {rank} was lost: {str(error).strip().splitlines()[0]}")
+    return errors[0]
+
+
+def _ray_folder(store: Store) -> tuple[str, Any]:
+    """Where Ray Train keeps its notes: beside a local store, or inside a remote one; all workers see it."""
+    if not store.url.startswith("s3://"):
+        return str(Path(store.url).parent / "ray"), None
+    import fsspec
+    import pyarrow.fs
+
+    s3 = fsspec.filesystem("s3")
+    return store.url.removeprefix("s3://") + "/ray", pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(s3))
+
+
+def _remove(folder: str, filesystem: Any, name: str) -> None:
+    import pyarrow.fs
+
+    filesystem = filesystem or pyarrow.fs.LocalFileSystem()
+    if filesystem.get_file_info(f"{folder}/{name}").type != pyarrow.fs.FileType.NotFound:
+        filesystem.delete_dir(f"{folder}/{name}")

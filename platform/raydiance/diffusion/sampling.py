@@ -1,0 +1,95 @@
+"""The sampling loop: runs any plan from noise to data.
+
+Legend: x the base point, q the query point, e = predict_noise(q, sigma) the predicted noise, history what the
+plan keeps of past calls (newest first); x_0 = q - sigma e is the preview of the data. All in the coordinate
+where x = x_0 + sigma * noise. Coefficients are Python numbers, so no step reads anything back from the device
+and the loop can be compiled or captured.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from raydiance.diffusion.batching import PlanBatch, Query
+from raydiance.diffusion.plan import Form, SamplingPlan
+from raydiance.diffusion.randomness import Randomness, draw_noise
+from raydiance.errors import ConfigError
+
+__all__ = ["NoisePredictor", "PlanBatch", "Query", "Randomness", "SamplerState", "Step", "sample"]
+
+NoisePredictor: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""eps = predict_noise(x [B, ...], sigma [B]): a new tensor of the shape of x at each call (it is remembered,
+not copied).
+"""
+
+
+class SamplerState(NamedTuple):
+    """Everything the loop knows between two rows; sampling goes on from it as if it had never stopped."""
+
+    row: int  # rows done
+    x: Tensor
+    history: tuple[Tensor, ...] = ()
+
+
+class Step(NamedTuple):
+    """What the callback sees after each row."""
+
+    state: SamplerState
+    query: Tensor
+    eps: Tensor
+    sigma: float
+
+    @property
+    def x_0(self) -> Tensor:
+        """The preview of the data as the network sees it now."""
+        return self.query - self.sigma * self.eps
+
+
+def sample(
+    predict_noise: NoisePredictor,
+    plan: SamplingPlan,
+    x: Tensor | SamplerState,
+    *,
+    generator: Randomness = None,
+    callback: Callable[[Step], None] | None = None,
+) -> Tensor:
+    """Run the plan from x (noise at plan.sigma_max, see plan.start) to its end; any shape [B, ...], any
+    dtype.
+
+    x may also be the state of a callback's step: then the loop goes on behind it (with the generators as they
+    were). Raises ConfigError if the plan draws noise and no generator is given.
+    """
+    start, x, history = x if isinstance(x, SamplerState) else SamplerState(0, x)
+    if generator is None and plan.is_stochastic:
+        raise ConfigError(f"plan {plan.name} draws fresh noise: pass a torch.Generator, or one per item")
+    memory, batch, device = plan.memory, x.shape[:1], x.device
+    sigma_dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    for done, row in enumerate(plan.rows[start:], start=start + 1):
+        z = draw_noise(generator, x) if row.draws_noise else None
+        q = _point(row.query, x, history, z)
+        e = predict_noise(q, torch.full(batch, row.sigma, dtype=sigma_dtype, device=device))
+        history = (_kept(row.keep, q, e), *history[: memory - 1])
+        if row.commit is not None:
+            x = _point(row.commit, x, history, z)
+        if callback is not None:
+            callback(Step(SamplerState(done, x, history), q, e, row.sigma))
+    return x
+
+
+def _point(form: Form, x: Tensor, history: tuple[Tensor, ...], z: Tensor | None) -> Tensor:
+    """a x + sum_j b_j h_j + c z; never in place, since tensors are shared with the history and the caller."""
+    if form.x != 1:
+        x = x * form.x
+    for b, h in zip(form.history, history):
+        if b != 0:
+            x = torch.add(x, h, alpha=b)
+    return x if z is None or form.noise == 0 else torch.add(x, z, alpha=form.noise)
+
+
+def _kept(keep: tuple[float, float], q: Tensor, e: Tensor) -> Tensor:
+    """u q + v e."""
+    if keep == (0.0, 1.0):
+        return e
+    return torch.add(q * keep[0] if keep[0] != 1 else q, e, alpha=keep[1])

@@ -1,0 +1,199 @@
+"""The job `evaluate`: how well objects are reconstructed, and how near samples come to the real ones.
+
+Three sets of objects are seen through the same cameras as the real ones: samples of the latent diffusion,
+samples of a Gaussian fitted to the latents ("direct", the baseline that diffusion must beat), and the
+training objects as the autodecoder has them ("reconstruction", about the best that any latents decoded by it
+can reach).
+"""
+
+import time
+from collections.abc import Mapping
+from typing import Annotated
+
+import numpy as np
+import torch
+from annotated_types import Ge
+from torch import Tensor
+
+from raydiance.data.views import ViewDataset
+from raydiance.generation.assemble import Latents, assemble, needed, read_latents, read_plan_points
+from raydiance.generation.bundle import LatentModel
+from raydiance.generation.measure import (
+    SetDistances,
+    direct_latents,
+    distances,
+    evenly,
+    latent_view_set,
+    objects_of,
+    reconstruct,
+)
+from raydiance.generation.sampler import generate_latents
+from raydiance.generation.showcase import Showcase, write_showcase
+from raydiance.generation.viewsets import real_view_set
+from raydiance.metrics import FEATURES_NAME, view_features
+from raydiance.spec import spec
+from raydiance.storage import write_json
+from raydiance.tracking import Outcome, Run
+from raydiance.tracking.progress import Task
+
+__all__ = ["EvaluateSpec", "evaluate"]
+
+Count = Annotated[int, Ge(2)]
+Rows = list[dict[str, object]]
+
+
+@spec
+class EvaluateSpec:
+    """How much is sampled and looked at.
+
+    Samples have the seeds first_seed, first_seed + 1, ..., so each of them can be asked for again.
+    """
+
+    num_samples: Count = 48
+    first_seed: Annotated[int, Ge(0)] = 0
+    plan: str | None = None
+    batch_size: Annotated[int, Ge(1)] = 16
+    num_views: Count = 6
+    num_points: Count = 512
+    samples_per_ray: Annotated[int, Ge(1)] = 64
+    sheet_samples: Annotated[int, Ge(1)] = 24
+    sheet_size: Annotated[int, Ge(16)] = 128
+    viewer_samples: Annotated[int, Ge(1)] = 8
+    viewer_resolution: Annotated[int, Ge(8)] = 48
+
+
+def evaluate(spec: EvaluateSpec, run: Run) -> Outcome:
+    """Artifact kind "evaluation": metrics.json, tables, sheets, figures and an interactive view of samples.
+
+    Reads inputs render, train_autodecoder, encode, train_diffusion and tune.
+    """
+    model = assemble(run.inputs, default_plan=spec.plan)
+    data = ViewDataset(needed(run.inputs, "render"))
+    latents = read_latents(needed(run.inputs, "encode"))
+    for stage, artifact in run.inputs.items():
+        run.tracker.log_input(artifact, stage)
+
+    with run.progress.task("evaluate", total=2 * len(latents.raw) + 3 * spec.num_samples) as task:
+        rows = reconstruct(model, data, latents, samples_per_ray=spec.samples_per_ray, done=task.update)
+        started = time.perf_counter()
+        sampled = _sample(model, spec)
+        seconds = (time.perf_counter() - started) / spec.num_samples
+        task.update(spec.num_samples)
+        found = _compare(model, data, latents, sampled, spec, task)
+    metrics = _metrics(rows, found, model, seconds)
+    tables: dict[str, Rows] = {"objects": rows, "sets": _set_rows(found)}
+
+    with run.store.create(
+        "evaluation",
+        run.name,
+        spec=spec,
+        seeds={"seed": run.seed, "first_seed": spec.first_seed},
+        parents=[artifact.ref for artifact in run.inputs.values()],
+        meta={"features": FEATURES_NAME},
+    ) as draft:
+        write_json(draft.path("metrics.json"), metrics)
+        for name, table in tables.items():
+            write_json(draft.path(f"{name}.json"), table)
+        write_showcase(
+            Showcase(
+                model=model,
+                data=data,
+                latents=latents,
+                sampled=sampled,
+                seeds=_seeds(spec),
+                shapes=found["diffusion"].shapes,
+                sets=tables["sets"],
+                plan_points=read_plan_points(run.inputs["tune"]),
+            ),
+            draft,
+            run.tracker,
+            sheet_samples=spec.sheet_samples,
+            sheet_size=spec.sheet_size,
+            viewer_samples=spec.viewer_samples,
+            viewer_resolution=spec.viewer_resolution,
+        )
+    return Outcome(draft.artifact, metrics, tables)
+
+
+def _seeds(spec: EvaluateSpec) -> range:
+    return range(spec.first_seed, spec.first_seed + spec.num_samples)
+
+
+def _sample(model: LatentModel, spec: EvaluateSpec) -> Tensor:
+    """Latents of the seeds, the classes (where there are any) in turn."""
+    seeds = _seeds(spec)
+    classes = len(model.spec.categories)
+    labels = torch.arange(len(seeds)) % classes if classes else None
+    return generate_latents(model, seeds, condition=labels, batch_size=spec.batch_size)
+
+
+def _compare(
+    model: LatentModel, data: ViewDataset, latents: Latents, sampled: Tensor, spec: EvaluateSpec, task: Task
+) -> dict[str, SetDistances]:
+    """Each of the three sets against the real training objects."""
+    views = evenly(spec.num_views, data.num_views)
+    real = real_view_set(data, objects_of(data, latents), views, spec.num_points)
+    features = view_features()
+    sets = {
+        "diffusion": sampled,
+        "direct": direct_latents(latents.raw, _seeds(spec)),
+        "reconstruction": latents.raw,
+    }
+    return {
+        name: distances(
+            latent_view_set(
+                model,
+                values,
+                data,
+                views,
+                samples_per_ray=spec.samples_per_ray,
+                num_points=spec.num_points,
+                batch_size=spec.batch_size,
+                done=task.update,
+            ),
+            real,
+            features,
+        )
+        for name, values in sets.items()
+    }
+
+
+def _metrics(
+    rows: Rows, found: Mapping[str, SetDistances], model: LatentModel, seconds: float
+) -> dict[str, float]:
+    """The numbers of the run. `fd_views` and `kd_views` are no FID and no KID: see metrics.features."""
+    diffusion, direct, reconstruction = (found[name] for name in ("diffusion", "direct", "reconstruction"))
+    psnr = [float(str(row["psnr"])) for row in rows]
+    return {
+        "psnr_held_out": float(np.mean(psnr)),
+        "psnr_held_out_min": float(np.min(psnr)),
+        "ssim_held_out": float(np.mean([float(str(row["ssim"])) for row in rows])),
+        "fd_views": diffusion.fd_views,
+        "fd_views_direct": direct.fd_views,
+        "fd_views_reconstruction": reconstruction.fd_views,
+        "fd_ratio": diffusion.fd_views / max(direct.fd_views, 1e-12),
+        "kd_views": diffusion.kd_views,
+        "kd_views_direct": direct.kd_views,
+        "coverage": diffusion.shapes.coverage,
+        "minimum_matching_x1e3": 1e3 * diffusion.shapes.minimum_matching,
+        "nearest_neighbour_accuracy": diffusion.shapes.nearest_neighbour_accuracy,
+        "nearest_training_x1e3": 1e3 * float(diffusion.shapes.nearest_distance.mean()),
+        "nearest_training_min_x1e3": 1e3 * float(diffusion.shapes.nearest_distance.min()),
+        "nfe": float(model.plan().nfe),
+        "seconds_per_sample": seconds,
+    }
+
+
+def _set_rows(found: Mapping[str, SetDistances]) -> Rows:
+    return [
+        {
+            "set": name,
+            "fd_views": each.fd_views,
+            "kd_views": each.kd_views,
+            "coverage": each.shapes.coverage,
+            "minimum_matching_x1e3": 1e3 * each.shapes.minimum_matching,
+            "nearest_neighbour_accuracy": each.shapes.nearest_neighbour_accuracy,
+            "nearest_training_x1e3": 1e3 * float(each.shapes.nearest_distance.mean()),
+        }
+        for name, each in found.items()
+    ]

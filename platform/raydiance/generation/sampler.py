@@ -1,0 +1,137 @@
+"""From a seed to a sample: noise -> latent -> field -> views, mesh, GLB.
+
+One seed is one sample, whatever else is in its batch: each item's noise comes from its own CPU generator, on
+every device. Legend: B batch, C channels, D H W latent, V views.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from raydiance.diffusion import sampling
+from raydiance.diffusion.plans import SamplingPlan
+from raydiance.fields import Cameras, VoxelField, export_glb, extract_mesh, render_views
+from raydiance.generation.bundle import Bundle, LatentModel
+from raydiance.generation.execution import in_tiles, noise_network, tile_size
+from raydiance.storage import code_version
+
+__all__ = [
+    "decode",
+    "generate_fields",
+    "generate_latents",
+    "initial_noise",
+    "noise_generator",
+    "sample_glb",
+    "stamp",
+    "views",
+]
+
+Images = NDArray[np.uint8]
+
+
+def noise_generator(seed: int) -> torch.Generator:
+    """The generator that all noise of one sample comes from: the initial noise first, then the plan's."""
+    return torch.Generator().manual_seed(seed)
+
+
+def initial_noise(seed: int, shape: Sequence[int]) -> Tensor:
+    """Standard normal noise float32 of one sample, on the CPU; it depends on nothing but seed and shape."""
+    return torch.randn(tuple(shape), generator=noise_generator(seed))
+
+
+@torch.inference_mode()
+def generate_latents(
+    model: LatentModel,
+    seeds: Sequence[int],
+    plan: SamplingPlan | None = None,
+    *,
+    condition: Tensor | None = None,
+    batch_size: int = 16,
+    callback: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Latents [B, C, D, H, W] on the decoder's own scale, one for each seed, float32 on the model's device.
+
+    condition: class labels [B], for a model that was taught classes. callback: called with the number of
+    samples done, after each batch.
+    """
+    plan = plan or model.plan()
+    network, tile = noise_network(model), tile_size(model.device)
+
+    def predict(labels: Tensor | None, x: Tensor, sigma: Tensor) -> Tensor:
+        return in_tiles(network, tile, x, sigma, labels)
+
+    latents = []
+    for start in range(0, len(seeds), batch_size):
+        chosen = slice(start, start + batch_size)
+        labels = None if condition is None else condition[chosen].to(model.device)
+        generators = [noise_generator(seed) for seed in seeds[chosen]]
+        noise = torch.stack([torch.randn(model.latent_shape, generator=each) for each in generators])
+        x = plan.start(noise.to(model.device))
+        latents.append(sampling.sample(partial(predict, labels), plan, x, generator=generators))
+        if callback:
+            callback(start + len(generators))
+    return model.statistics.denormalise(torch.cat(latents))
+
+
+@torch.inference_mode()
+def decode(model: LatentModel, latents: Tensor) -> VoxelField:
+    """The fields of latents [B, C, D, H, W] (on the decoder's own scale)."""
+    return VoxelField(model.decoder(latents.to(model.device)))
+
+
+def generate_fields(
+    model: LatentModel,
+    seeds: Sequence[int],
+    plan: SamplingPlan | None = None,
+    *,
+    condition: Tensor | None = None,
+) -> VoxelField:
+    """The fields of these seeds, in their order."""
+    return decode(model, generate_latents(model, seeds, plan, condition=condition))
+
+
+def sample_glb(
+    bundle: Bundle,
+    seed: int,
+    plan: str | None = None,
+    *,
+    category: str | None = None,
+    resolution: int | None = None,
+) -> bytes:
+    """One sample as a GLB with vertex colours, which says in asset.extras how it was made.
+
+    Raises RequestError for a plan or a category that the bundle does not have.
+    """
+    label = bundle.label(category)
+    condition = None if label is None else torch.tensor([label])
+    field = generate_fields(bundle, [seed], bundle.plan(plan), condition=condition)
+    mesh = extract_mesh(field, resolution=resolution)
+    return export_glb(mesh, extras=stamp(bundle, seed, plan, category=category))
+
+
+def stamp(
+    bundle: Bundle, seed: int, plan: str | None = None, *, category: str | None = None
+) -> Mapping[str, Any]:
+    """What a sample says about itself: enough to make it again and to walk back to its data."""
+    return {
+        "raydiance": {
+            "bundle": bundle.ref.key,
+            "sha256": bundle.ref.sha256,
+            "plan": plan or bundle.spec.default_plan,
+            "seed": seed,
+            "category": category,
+            "code_version": code_version(),
+        }
+    }
+
+
+def views(field: VoxelField, cameras: Cameras, *, num_samples: int = 64) -> Images:
+    """Images uint8 [B, V, H, W, 3] of the fields on white."""
+    with torch.inference_mode():
+        colour = render_views(field, cameras, num_samples=num_samples, early_stop=1e-3).colour
+    return (colour.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8).cpu().numpy()

@@ -1,0 +1,163 @@
+"""One U-Net for 1, 2 and 3 dimensions, after ADM (Dhariwal & Nichol 2021): the denoiser of all diffusion."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from raydiance.models.blocks import (
+    NoiseEmbedding,
+    Norm,
+    ResidualBlock,
+    SelfAttention,
+    conv,
+    normalisation,
+    upsample,
+    zero_init,
+)
+from raydiance.spec import spec
+
+__all__ = ["UNet", "UNetSpec"]
+
+
+@spec
+class UNetSpec:
+    """The shape of a U-Net. Level 0 is the input's resolution; each further level halves it.
+
+    With `num_classes` the network takes labels 0 .. num_classes - 1; the label num_classes means "no class".
+    """
+
+    dims: int = 3
+    in_channels: int = 16
+    out_channels: int = 16
+    channels: int = 32
+    multipliers: tuple[int, ...] = (1, 4)
+    num_blocks: int = 1
+    attention_levels: tuple[int, ...] = (1,)
+    num_heads: int = 4
+    embedding_dim: int = 128
+    num_classes: int = 0
+    dropout: float = 0.0
+    norm: Norm = "group"
+
+    def __post_init__(self) -> None:
+        if self.dims not in (1, 2, 3):
+            raise ValueError(f"dims must be 1, 2 or 3, got {self.dims}")
+        if not self.multipliers:
+            raise ValueError("multipliers needs at least one level, such as [1, 2]")
+        for level in self.attention_levels:
+            if not 0 <= level < len(self.multipliers):
+                raise ValueError(
+                    f"attention_levels must lie in 0 .. {len(self.multipliers) - 1} (the levels of "
+                    f"multipliers), got {level}"
+                )
+            width = self.channels * self.multipliers[level]
+            if width % self.num_heads:
+                raise ValueError(
+                    f"num_heads must divide the width {width} of level {level}, got {self.num_heads}"
+                )
+
+
+class _Stage(nn.Module):
+    """A residual block, and attention behind it where the level has it."""
+
+    def __init__(self, spec: UNetSpec, c_in: int, level: int) -> None:
+        super().__init__()
+        width = spec.channels * spec.multipliers[level]
+        self.block = ResidualBlock(
+            spec.dims, c_in, width, embedding_dim=spec.embedding_dim, norm=spec.norm, dropout=spec.dropout
+        )
+        self.attention = (
+            SelfAttention(spec.dims, width, num_heads=spec.num_heads, norm=spec.norm)
+            if level in spec.attention_levels
+            else nn.Identity()
+        )
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        out: Tensor = self.attention(self.block(x, embedding))
+        return out
+
+
+class UNet(nn.Module):
+    """A network F(x [B, C_in, *], noise level [B], condition) -> [B, C_out, *], which starts as zero."""
+
+    def __init__(self, spec: UNetSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        dims, widths = spec.dims, [spec.channels * multiplier for multiplier in spec.multipliers]
+        self.noise = NoiseEmbedding(spec.embedding_dim)
+        self.classes = nn.Embedding(spec.num_classes + 1, spec.embedding_dim) if spec.num_classes else None
+        self.stem = conv(dims, spec.in_channels, widths[0])
+
+        self.down = nn.ModuleList()
+        self.downsample = nn.ModuleList()
+        skips, width = [widths[0]], widths[0]
+        for level, level_width in enumerate(widths):
+            if level:
+                self.downsample.append(conv(dims, width, level_width, stride=2))
+                width = level_width
+                skips.append(width)
+            self.down.append(nn.ModuleList(_Stage(spec, level_width, level) for _ in range(spec.num_blocks)))
+            skips += [level_width] * spec.num_blocks
+
+        last = len(widths) - 1
+        self.middle = nn.ModuleList([_Stage(spec, width, last), _Stage(spec, width, last)])
+
+        self.up = nn.ModuleList()
+        self.upsample = nn.ModuleList()
+        for level in reversed(range(len(widths))):
+            stages = []
+            for _ in range(spec.num_blocks + 1):
+                stages.append(_Stage(spec, width + skips.pop(), level))
+                width = widths[level]
+            self.up.append(nn.ModuleList(stages))
+            if level:
+                self.upsample.append(conv(dims, width, widths[level - 1], 1))
+                width = widths[level - 1]
+
+        self.norm = normalisation(dims, width, spec.norm)
+        self.out = zero_init(conv(dims, width, spec.out_channels))
+
+    def forward(self, x: Tensor, noise_level: Tensor, *, condition: Tensor | None = None) -> Tensor:
+        """x [B, C_in, *], noise_level [B] (a monotone function of sigma), condition: labels [B] or None.
+
+        Raises ValueError for sizes that cannot be halved often enough, and for labels without classes.
+        """
+        self._check(x, condition)
+        embedding = F.silu(self._embed(x, noise_level, condition))
+
+        h = self.stem(x)
+        skips = [h]
+        for level, stages in enumerate(self.down):
+            if level:
+                h = self.downsample[level - 1](h)
+                skips.append(h)
+            for stage in stages:  # type: ignore[attr-defined]
+                h = stage(h, embedding)
+                skips.append(h)
+        for stage in self.middle:
+            h = stage(h, embedding)
+        for index, stages in enumerate(self.up):
+            for stage in stages:  # type: ignore[attr-defined]
+                h = stage(torch.cat([h, skips.pop()], dim=1), embedding)
+            if index < len(self.upsample):
+                h = upsample(self.upsample[index](h))
+        out: Tensor = self.out(F.silu(self.norm(h)))
+        return out
+
+    def _embed(self, x: Tensor, noise_level: Tensor, condition: Tensor | None) -> Tensor:
+        embedding: Tensor = self.noise(noise_level)
+        if self.classes is None:
+            return embedding
+        if condition is None:
+            condition = torch.full((len(x),), self.spec.num_classes, device=x.device)
+        return embedding + self.classes(condition)  # type: ignore[no-any-return]
+
+    def _check(self, x: Tensor, condition: Tensor | None) -> None:
+        factor = 2 ** (len(self.spec.multipliers) - 1)
+        if x.ndim != self.spec.dims + 2 or any(size % factor for size in x.shape[2:]):
+            raise ValueError(
+                f"need [B, C, {self.spec.dims} spatial axes divisible by {factor}] for multipliers "
+                f"{self.spec.multipliers}, got {list(x.shape)}"
+            )
+        if condition is not None and self.classes is None:
+            raise ValueError("got class labels, but the spec has num_classes = 0")

@@ -1,0 +1,270 @@
+"""Training the autodecoder: codes and decoder together, from views alone."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raydiance.data.views import ViewDataset
+from raydiance.errors import ConfigError
+from raydiance.fields import Rays, Rendering, VoxelField, render, render_views
+from raydiance.metrics import psnr, ssim
+from raydiance.models import Autodecoder, AutodecoderSpec, save_weights
+from raydiance.spec import spec, to_plain
+from raydiance.storage import ArtifactRef, write_json
+from raydiance.tracking import Outcome, Run, Worker
+from raydiance.training.loop import Batch, LoopSpec, Objective, fit
+from raydiance.training.losses import (
+    density_sparsity,
+    pyramid_l1,
+    structural_dissimilarity,
+    total_variation,
+)
+from raydiance.training.randomness import seeded
+
+__all__ = ["AutodecoderLosses", "AutodecoderObjective", "AutodecoderTraining", "train_autodecoder"]
+
+
+@spec
+class AutodecoderLosses:
+    """The weight of each term; 0 leaves it out."""
+
+    pyramid_l1: float = 1.0
+    squared: float = 2.0
+    structure: float = 0.1
+    opacity: float = 0.5
+    total_variation: float = 0.0
+    sparsity: float = 0.0
+    codes: float = 0.0
+    latents: float = 0.0
+    pyramid_levels: int = 3
+
+
+@spec
+class AutodecoderTraining:
+    """The autodecoder, what it sees of each object at a step, and how it is stepped.
+
+    From each of `views_per_object` views a lattice of every `pixel_stride`-th pixel is rendered, at a random
+    offset: an image of its own, so that image losses apply to it.
+    """
+
+    model: AutodecoderSpec = AutodecoderSpec()
+    losses: AutodecoderLosses = AutodecoderLosses()
+    loop: LoopSpec = LoopSpec()
+    views_per_object: int = 4
+    pixel_stride: int = 2
+    num_samples: int = 48
+    code_rate: float = 1.0  # learning rate of the codes, relative to that of the network
+    latent_noise: float = 0.0  # deviation of the noise on latents while training
+    preview_objects: int = 6
+
+    def __post_init__(self) -> None:
+        for name in ("views_per_object", "pixel_stride", "num_samples", "preview_objects"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """Some of an object's pixels: rays [N], the true RGBA [V, h, w, 4] in [0, 1], one jitter per ray [N]."""
+
+    rays: Rays
+    rgba: Tensor
+    jitter: Tensor
+
+
+class AutodecoderObjective(Objective):
+    """Rendered views of decoded codes against the true views."""
+
+    model: Autodecoder
+
+    def __init__(self, training: AutodecoderTraining, views: ViewDataset, seed: int) -> None:
+        super().__init__()
+        self.training_spec, self.views = training, views
+        self.objects = [int(index) for index in views.train_objects]
+        self.train_views = torch.as_tensor(np.asarray(views.train_views))
+        with seeded(seed):
+            self.model = Autodecoder(training.model, len(self.objects))
+
+    def parameter_groups(self) -> Sequence[Mapping[str, Any]]:
+        network = [p for name, p in self.model.named_parameters() if not name.startswith("codes.")]
+        return [
+            {"params": network},
+            {"params": [self.model.codes.weight], "factor": self.training_spec.code_rate},
+        ]
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        rows, generators = batch.items(len(self.objects)), batch.generators()
+        device = self.model.codes.weight.device
+        codes = self.model.codes(torch.tensor(rows, device=device))
+        latents = self.model.latent(codes)
+        noisy = latents + self._latent_noise(latents, generators)
+        grid = self.model.decode(noisy)
+
+        lattices = [self._lattice(self.objects[row], g) for row, g in zip(rows, generators, strict=True)]
+        origins, directions, jitter = (
+            torch.stack(parts).to(device)
+            for parts in zip(*[(part.rays.origins, part.rays.directions, part.jitter) for part in lattices])
+        )
+        truth = torch.stack([part.rgba for part in lattices]).to(device)
+        rendering = render(
+            VoxelField(grid),
+            Rays(origins, directions),
+            num_samples=self.training_spec.num_samples,
+            jitter=jitter,
+        )
+        terms = self._image_terms(rendering, truth) | self._penalties(grid, latents, codes)
+        weights = to_plain(self.training_spec.losses)
+        return {"loss": sum((weights[k] * v for k, v in terms.items()), torch.zeros(()))} | {
+            name: term.detach() for name, term in terms.items()
+        }
+
+    def _image_terms(self, rendering: Rendering, truth: Tensor) -> dict[str, Tensor]:
+        """truth [B, V, h, w, 4], straight alpha; compared over white."""
+        losses = self.training_spec.losses
+        image = rendering.colour.reshape(*truth.shape[:-1], 3)
+        alpha = truth[..., 3:]
+        target = truth[..., :3] * alpha + (1 - alpha)
+        terms = {
+            "squared": (image - target).square().mean(),
+            "opacity": (rendering.opacity.reshape(alpha.shape) - alpha).abs().mean(),
+        }
+        if losses.pyramid_l1:
+            terms["pyramid_l1"] = pyramid_l1(image, target, losses.pyramid_levels)
+        if losses.structure:
+            terms["structure"] = structural_dissimilarity(image, target)
+        return terms
+
+    def _penalties(self, grid: Tensor, latents: Tensor, codes: Tensor) -> dict[str, Tensor]:
+        losses, cell = self.training_spec.losses, 2 / (grid.shape[1] - 1)
+        terms = {"codes": codes.square().mean(), "latents": latents.square().mean()}
+        if losses.total_variation:
+            terms["total_variation"] = total_variation(grid, cell)
+        if losses.sparsity:
+            terms["sparsity"] = density_sparsity(grid, cell)
+        return terms
+
+    def _latent_noise(self, latents: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        if not self.training_spec.latent_noise:
+            return torch.zeros((), device=latents.device)
+        noise = torch.stack([torch.randn(latents.shape[1:], generator=g) for g in generators])
+        return self.training_spec.latent_noise * noise.to(latents.device)
+
+    def _lattice(self, index: int, generator: torch.Generator) -> Lattice:
+        """Random views of one object, each with its own offset of the lattice."""
+        stride, size = self.training_spec.pixel_stride, self.views.size
+        count = min(self.training_spec.views_per_object, len(self.train_views))
+        chosen = self.train_views[torch.randperm(len(self.train_views), generator=generator)[:count]]
+        offset = torch.randint(stride, (2, count, 1, 1), generator=generator)
+        steps = torch.arange(0, size - stride + 1, stride)
+        rows, columns = steps[:, None] + offset[0], steps[None, :] + offset[1]
+        rays = self.views.cameras(index).pixel_rays(chosen[:, None, None], columns, rows)
+        images = self.views.images(index, chosen.numpy())
+        rgba = images[torch.arange(count)[:, None, None], rows, columns].float() / 255
+        flat = rays.reshape(-1)
+        return Lattice(flat, rgba, torch.rand(flat.shape, generator=generator))
+
+    @torch.no_grad()
+    def preview(self, weights: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+        """The first objects from a view never trained on: the truth above, the rendering below."""
+        count = min(self.training_spec.preview_objects, len(self.objects))
+        pairs = [
+            torch.cat(held_out_pair(self.model, row, self.views, slice(0, 1), self.training_spec.num_samples))
+            for row in range(count)
+        ]
+        columns = [pair.permute(0, 2, 3, 1).reshape(-1, self.views.size, 3) for pair in pairs]
+        sheet = (torch.cat(columns, dim=1).clamp(0, 1) * 255).round().byte().numpy()
+        return {"held_out_views": sheet}
+
+
+def held_out_pair(
+    model: Autodecoder, row: int, views: ViewDataset, which: slice, num_samples: int
+) -> tuple[Tensor, Tensor]:
+    """True and rendered images [V, 3, H, W] of held-out views of the object with this code, over white."""
+    index, chosen = int(views.train_objects[row]), np.asarray(views.held_out_views)[which]
+    rgba = views.images(index, chosen).float() / 255
+    truth = rgba[..., :3] * rgba[..., 3:] + (1 - rgba[..., 3:])
+    device = model.codes.weight.device
+    field = VoxelField(model(torch.tensor([row], device=device)))
+    shown = render_views(
+        field, views.cameras(index)[torch.from_numpy(chosen)].to(device), num_samples=num_samples
+    ).colour[0]
+    return truth.permute(0, 3, 1, 2), shown.cpu().permute(0, 3, 1, 2)
+
+
+@torch.no_grad()
+def held_out_scores(model: Autodecoder, views: ViewDataset, num_samples: int) -> list[dict[str, float]]:
+    """PSNR in dB and SSIM of each training object, the mean over its held-out views."""
+    model.eval()
+    scores = []
+    for row in range(len(views.train_objects)):
+        truth, shown = held_out_pair(model, row, views, slice(None), num_samples)
+        scores.append({"psnr": float(psnr(shown, truth).mean()), "ssim": float(ssim(shown, truth).mean())})
+    return scores
+
+
+@dataclass(frozen=True)
+class Payload:
+    """What a worker needs to train; it can be pickled."""
+
+    training: AutodecoderTraining
+    views: ArtifactRef
+    run_name: str
+    seed: int
+
+
+def train_autodecoder(training: AutodecoderTraining, run: Run) -> Outcome:
+    """Train on the training objects of inputs["render"]: an "autodecoder" (weights, spec, scores)."""
+    views = run.inputs["render"]
+    run.tracker.log_params(to_plain(training))
+    run.tracker.log_input(views, "training")
+    ref = run.launch(_train, Payload(training, views.ref, run.name, run.seed))
+    assert ref is not None, "rank 0 writes the artifact"
+    artifact = run.store.get(ref)
+    table = artifact.read_json("held_out.json")
+    metrics = {f"{key}_held_out": float(np.mean([row[key] for row in table])) for key in ("psnr", "ssim")}
+    run.tracker.log_metrics(metrics)
+    return Outcome(artifact, metrics, {"held_out": table})
+
+
+def _train(payload: Payload, worker: Worker) -> ArtifactRef | None:
+    training, artifact = payload.training, worker.store.get(payload.views)
+    views = ViewDataset(artifact)
+    if len(views.train_objects) == 0 or len(views.train_views) == 0:
+        raise ConfigError(
+            f"{payload.views.key}: it has {len(views.train_objects)} training objects and "
+            f"{len(views.train_views)} training views, and needs both: lower the share that is held out"
+        )
+    objective = AutodecoderObjective(training, views, payload.seed)
+    state = fit(objective, training.loop, worker=worker, run_name=payload.run_name, seed=payload.seed)
+    if worker.rank > 0:
+        return None
+    objective.model.load_state_dict(state.averaged())
+    ids = [views.object_ids[index] for index in objective.objects]
+    scores = held_out_scores(objective.model, views, training.num_samples)
+    with worker.store.create(
+        "autodecoder",
+        payload.run_name,
+        spec=training,
+        seeds={"seed": payload.seed},
+        parents=[payload.views],
+        meta={"step": state.step},
+    ) as draft:
+        save_weights(draft.path("weights.safetensors"), state.averaged())
+        write_json(
+            draft.path("spec.json"),
+            {
+                "model": to_plain(training.model),
+                "num_objects": len(ids),
+                "object_ids": ids,
+                "categories": [views.categories[index] for index in objective.objects],
+            },
+        )
+        write_json(
+            draft.path("held_out.json"),
+            [{"object": name, **row} for name, row in zip(ids, scores, strict=True)],
+        )
+    return draft.artifact.ref

@@ -1,0 +1,164 @@
+"""The training loop: what is drawn, stepped, logged and kept, in this order, at every step."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from raydiance.errors import NonFiniteLossError
+from raydiance.spec import spec
+from raydiance.tracking import Worker
+from raydiance.training.checkpoint import Checkpoints, TrainState
+from raydiance.training.distributed import distribute, mean_over_workers, share, wait_for_all
+from raydiance.training.ema import Ema
+from raydiance.training.randomness import epoch_item, sample_generator
+
+__all__ = ["Batch", "LoopSpec", "Objective", "fit", "learning_rate_factor", "start", "train_step"]
+
+
+@spec
+class LoopSpec:
+    """How a network is stepped. `batch_size` is that of all workers together."""
+
+    steps: int = 1000
+    batch_size: int = 8
+    learning_rate: float = 2e-3
+    warmup_steps: int = 20
+    decay: Literal["cosine", "linear", "constant"] = "cosine"
+    betas: tuple[float, float] = (0.9, 0.99)
+    clip_norm: float = 1.0
+    ema_decay: float = 0.0  # 0: no moving average
+    log_every: int = 10
+    checkpoint_every: int = 200
+    keep_checkpoints: int = 2
+    preview_every: int = 200
+
+    def __post_init__(self) -> None:
+        for name in (
+            "steps",
+            "batch_size",
+            "log_every",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "preview_every",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.learning_rate <= 0 or self.clip_norm <= 0:
+            raise ValueError(
+                f"learning_rate and clip_norm must be positive, got {self.learning_rate} and {self.clip_norm}"
+            )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """This worker's part of one step: which samples of the global batch, and the random numbers of each."""
+
+    seed: int
+    step: int
+    indices: range
+    batch_size: int
+
+    def generators(self) -> list[torch.Generator]:
+        """One generator per sample, the same whoever takes the sample."""
+        return [sample_generator(self.seed, self.step, index) for index in self.indices]
+
+    def items(self, count: int) -> list[int]:
+        """Which of `count` training items each sample is: all items once per epoch, in shuffled order."""
+        start = self.step * self.batch_size
+        return [epoch_item(self.seed, count, start + index) for index in self.indices]
+
+
+class Objective(nn.Module):
+    """What is minimised: a model and the losses round it."""
+
+    model: nn.Module
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Scalars, means over the batch; "loss" is the one to minimise."""
+
+    def parameter_groups(self) -> Sequence[Mapping[str, Any]]:
+        """Parameters with, if they differ, a "factor" on the learning rate."""
+        return [{"params": list(self.model.parameters())}]
+
+    def preview(self, weights: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+        """Pictures (uint8 [H, W, 3]) of what the given weights do; none by default."""
+        return {}
+
+
+def start(objective: Objective, loop: LoopSpec) -> TrainState:
+    """A fresh state: the model, Adam, and a moving average if the spec asks for one."""
+    groups = [{"factor": 1.0, **group} for group in objective.parameter_groups()]
+    optimizer = torch.optim.Adam(groups, lr=loop.learning_rate, betas=loop.betas)
+    ema = Ema(objective.model, loop.ema_decay) if loop.ema_decay else None
+    return TrainState(objective.model, optimizer, ema)
+
+
+def fit(objective: Objective, loop: LoopSpec, *, worker: Worker, run_name: str, seed: int) -> TrainState:
+    """Train to the last step, from the newest intact checkpoint of this run name if there is one.
+
+    Raises NonFiniteLossError, naming step and last good checkpoint, if loss or gradient is not finite.
+    """
+    module = distribute(objective, worker.device)
+    state = start(objective, loop)
+    checkpoints = Checkpoints(worker.store, run_name, keep=loop.keep_checkpoints)
+    checkpoints.restore(state)
+    indices = share(loop.batch_size, worker.rank, worker.world_size)
+    with worker.progress.task(run_name, total=loop.steps) as task:
+        task.update(state.step)
+        while state.step < loop.steps:
+            batch = Batch(seed, state.step, indices, loop.batch_size)
+            metrics = train_step(module, state, loop, batch, checkpoints)
+            task.update(1, loss=metrics["loss"])
+            last = state.step == loop.steps
+            if last or state.step % loop.log_every == 0:
+                worker.tracker.log_metrics({f"train/{k}": v for k, v in metrics.items()}, step=state.step)
+            if worker.rank == 0 and (last or state.step % loop.preview_every == 0):
+                for key, image in objective.preview(state.averaged()).items():
+                    worker.tracker.log_image(key, image, step=state.step)
+            if last or state.step % loop.checkpoint_every == 0:
+                ref = checkpoints.save(state) if worker.rank == 0 else None
+                wait_for_all()
+                worker.report(metrics, ref)
+    return state
+
+
+def train_step(
+    module: nn.Module, state: TrainState, loop: LoopSpec, batch: Batch, checkpoints: Checkpoints
+) -> dict[str, float]:
+    """One step of Adam on the global batch; returns the metrics' means over all workers."""
+    factor = learning_rate_factor(loop, state.step)
+    for group in state.optimizer.param_groups:
+        group["lr"] = loop.learning_rate * factor * group["factor"]
+    state.optimizer.zero_grad(set_to_none=True)
+    terms: dict[str, Tensor] = module(batch)
+    terms["loss"].backward()  # type: ignore[no-untyped-call]
+    norm = nn.utils.clip_grad_norm_(state.model.parameters(), loop.clip_norm)
+    metrics = mean_over_workers(terms | {"gradient_norm": norm})
+    if not math.isfinite(metrics["loss"] + metrics["gradient_norm"]):
+        raise NonFiniteLossError(
+            f"step {state.step}: loss {metrics['loss']}, gradient norm {metrics['gradient_norm']}; "
+            f"the last good checkpoint is {checkpoints.last.key if checkpoints.last else 'none'}: "
+            "lower the learning rate and run again"
+        )
+    state.optimizer.step()
+    if state.ema:
+        state.ema.update(state.model)
+    state.step += 1
+    return metrics | {"learning_rate": loop.learning_rate * factor}
+
+
+def learning_rate_factor(loop: LoopSpec, step: int) -> float:
+    """Linear warm-up over the first steps, then the chosen decay to (nearly) 0 at the last."""
+    if step < loop.warmup_steps:
+        return (step + 1) / loop.warmup_steps
+    progress = (step - loop.warmup_steps) / max(1, loop.steps - loop.warmup_steps)
+    if loop.decay == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * progress))
+    return 1 - progress if loop.decay == "linear" else 1.0

@@ -1,0 +1,59 @@
+"""Functions for Ray workers to run: they must lie in a module that the workers can import."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from raydiance.errors import NonFiniteLossError, TrainingError
+from raydiance.storage import write_json
+from raydiance.tracking import Worker
+
+
+def square(x: int) -> int:
+    time.sleep(0.05 * (x % 3 == 0))
+    return x * x
+
+
+def picky(x: int) -> int:
+    if x == 2:
+        raise TrainingError("item 2 is no good")
+    return x
+
+
+def who_am_i(payload: dict[str, int], worker: Worker) -> dict[str, object]:
+    """Sum over the group, a checkpoint in the store, a report."""
+    total = torch.tensor(float(worker.rank + payload["base"]))
+    if worker.world_size > 1:
+        dist.all_reduce(total)
+    checkpoint = None
+    if worker.rank == 0:
+        with worker.store.create("checkpoints/who", "00000001") as draft:
+            write_json(draft.path("total.json"), float(total))
+        checkpoint = draft.artifact.ref
+    worker.report({"total": float(total)}, checkpoint)
+    with worker.progress.task("who", total=1) as task:
+        task.update(1)
+    return {"rank": worker.rank, "world_size": worker.world_size, "total": float(total), "pid": os.getpid()}
+
+
+def diverge(payload: None, worker: Worker) -> None:
+    """Rank 1 finds a NaN while rank 0 waits for it."""
+    if worker.rank == worker.world_size - 1:
+        raise NonFiniteLossError(
+            "step 7: the loss is nan; the last good checkpoint is checkpoints/x/00000005"
+        )
+    dist.barrier()
+
+
+def die_once(marker: str, worker: Worker) -> str:
+    """The first attempt loses its last worker to a kill."""
+    if worker.rank == worker.world_size - 1 and not Path(marker).exists():
+        Path(marker).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if worker.world_size > 1:
+        dist.barrier()
+    return "done"

@@ -1,0 +1,87 @@
+"""Map and launch on a real Ray of this machine, with real worker processes."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cluster_work import die_once, diverge, picky, square, who_am_i
+
+from raydiance.cluster import Launcher, TaskMap, session
+from raydiance.config import ClusterSpec
+from raydiance.errors import ClusterError, NonFiniteLossError, TrainingError
+from raydiance.storage import Store
+from raydiance.tracking import NullTracker, QuietProgress
+
+# Ray Train imports Ray Data, whose own default settings warn of themselves.
+pytestmark = [
+    pytest.mark.filterwarnings(r"ignore:.*is deprecated.*(Configure|configure):DeprecationWarning"),
+    pytest.mark.filterwarnings(r"ignore:`target_shuffle_max_block_size` is deprecated:UserWarning"),
+]
+
+
+def test_an_address_where_nothing_is_says_so_within_ten_seconds() -> None:
+    started = time.monotonic()
+    with (
+        pytest.raises(ClusterError, match=r"127.0.0.1:9 cannot be reached"),
+        session(ClusterSpec(address="127.0.0.1:9")),
+    ):
+        pass
+    assert time.monotonic() - started < 10
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    """One Ray for this file, whose workers find cluster_work."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
+        with session(ClusterSpec(address="local")):
+            yield
+
+
+def launcher(folder: Path, **settings: object) -> Launcher:
+    store = Store.open(folder / "store")
+    spec = ClusterSpec(address="local", **settings)
+    return Launcher(spec, "test-run", store, NullTracker(), QuietProgress(), NullTracker)
+
+
+def test_map_keeps_the_order_and_passes_errors_on(ray_here: None) -> None:
+    tasks = TaskMap(ClusterSpec(address="local", num_tasks=2))
+    assert list(tasks(square, range(20))) == [x * x for x in range(20)]
+    assert list(tasks(square, [])) == []
+    results = tasks(picky, range(5))
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(TrainingError, match="item 2 is no good"):
+        next(results)
+
+
+def test_zero_workers_train_in_this_process(tmp_path: Path) -> None:
+    result = launcher(tmp_path)(who_am_i, {"base": 1})
+    assert result == {"rank": 0, "world_size": 1, "total": 1.0, "pid": os.getpid()}
+
+
+def test_two_workers_train_as_one_group(ray_here: None, tmp_path: Path) -> None:
+    launch = launcher(tmp_path, num_workers=2)
+    result = launch(who_am_i, {"base": 1})
+    assert (result["rank"], result["world_size"], result["total"]) == (0, 2, 3.0)
+    assert result["pid"] != os.getpid()
+    assert launch.store.latest("checkpoints/who") is not None
+    assert list((tmp_path / "ray").iterdir()) == [], "Ray's notes are gone when the run is"
+
+
+def test_a_workers_error_arrives_as_itself(ray_here: None, tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteLossError, match="step 7"):
+        launcher(tmp_path, num_workers=2)(diverge, None)
+
+
+def test_a_killed_worker_is_replaced(ray_here: None, tmp_path: Path) -> None:
+    assert launcher(tmp_path, num_workers=1, max_failures=1)(die_once, str(tmp_path / "marker")) == "done"
+    with pytest.raises(ClusterError, match=r"worker 0 was lost.*run the command again"):
+        launcher(tmp_path, num_workers=1, max_failures=0)(die_once, str(tmp_path / "other"))
+
+
+def test_more_workers_than_there_is_room_for_are_refused(ray_here: None, tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match=r"num_workers = 999 needs 999 CPU, but Ray has"):
+        launcher(tmp_path, num_workers=999)(who_am_i, {"base": 0})

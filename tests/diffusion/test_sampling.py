@@ -1,0 +1,140 @@
+"""The loop: states, randomness, shapes; and that a batch of unlike plans gives each item what it gets
+alone.
+"""
+
+import pytest
+import torch
+from torch import Tensor
+
+from raydiance.diffusion import PlanBatch, SamplingPlan, grids, mixtures, plans, sample, schedules
+from raydiance.diffusion.sampling import Step
+from raydiance.errors import ConfigError
+
+LINEAR = schedules.linear()
+EDM = schedules.edm()
+
+
+def unlike_plans() -> list[SamplingPlan]:
+    return [
+        plans.ddim(LINEAR, grids.leading(LINEAR, 7)),
+        plans.fpndm(LINEAR, grids.trailing(LINEAR, 5)),
+        plans.dpm_solver_pp(EDM, grids.karras(EDM, 6), order=3),
+        plans.edm_stochastic(EDM, grids.karras(EDM, 4), churn=2.0, noise_scale=1.003),
+        plans.ddim(EDM, grids.log_snr(EDM, 9), eta=0.7),
+        plans.deis(LINEAR, grids.quadratic(LINEAR, 8)),
+    ]
+
+
+def shrink(x: Tensor, sigma: Tensor) -> Tensor:
+    """A predictor for data of unit variance, of any shape."""
+    s = sigma.to(x.dtype).view(-1, *(1 for _ in x.shape[1:]))
+    return x * s / (1 + s.square())
+
+
+def start_of(plan: SamplingPlan, seed: int, shape: tuple[int, ...] = (4, 3)) -> Tensor:
+    return plan.start(torch.randn(shape, generator=torch.Generator().manual_seed(seed)))
+
+
+def alone(plan: SamplingPlan, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(1000 + seed)
+    return sample(shrink, plan, start_of(plan, seed)[None], generator=[generator])[0]
+
+
+@pytest.mark.parametrize("late", [0, 1, 3])
+def test_batch_of_unlike_plans_gives_each_item_what_it_gets_alone(late: int) -> None:
+    waiting = list(enumerate(unlike_plans()))
+    batch, results, turn = PlanBatch.empty((4, 3)), dict[object, Tensor](), 0
+    while batch.items or waiting:
+        while waiting and turn >= late * waiting[0][0]:
+            key, plan = waiting.pop(0)
+            generator = torch.Generator().manual_seed(1000 + key)
+            batch = batch.admit(key, plan, start_of(plan, key), generator)
+        if batch.items:
+            query = batch.query()
+            batch, finished = batch.advance(query, shrink(query.x, query.sigma))
+            results |= finished
+        turn += 1
+    for key, plan in enumerate(unlike_plans()):
+        expected = alone(plan, key)
+        assert (results[key] - expected).norm() <= 1e-6 * expected.norm(), plan.name
+
+
+def test_one_seed_is_one_sample_whatever_the_batch() -> None:
+    plan = plans.ddpm(LINEAR, grids.leading(LINEAR, 10))
+    generators = [torch.Generator().manual_seed(1000 + seed) for seed in range(3)]
+    together = sample(shrink, plan, torch.stack([start_of(plan, s) for s in range(3)]), generator=generators)
+    for seed in range(3):
+        torch.testing.assert_close(together[seed], alone(plan, seed), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("plan", unlike_plans(), ids=lambda plan: plan.name)
+def test_sampling_goes_on_from_any_state(plan: SamplingPlan) -> None:
+    steps: list[Step] = []
+    generator = torch.Generator().manual_seed(0)
+    states: list[Tensor] = []
+
+    def note(step: Step) -> None:
+        steps.append(step)
+        states.append(generator.get_state())
+
+    x = start_of(plan, 0)[None]
+    whole = sample(shrink, plan, x, generator=generator, callback=note)
+    assert len(steps) == plan.nfe
+    for step, state in zip(steps, states):
+        assert torch.equal(sample(shrink, plan, step.state, generator=generator.set_state(state)), whole)
+        assert len(step.state.history) <= plan.memory
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 5), (2, 3, 4, 4), (1, 2, 3, 3, 3), (1, 1, 2, 2, 2, 2)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_any_shape_and_dtype(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    for plan in unlike_plans():
+        x = plan.start(torch.ones(shape, dtype=dtype))
+        out = sample(shrink, plan, x, generator=torch.Generator().manual_seed(0))
+        assert out.shape == x.shape and out.dtype == dtype and bool(out.isfinite().all())
+
+
+def test_a_deterministic_plan_draws_nothing_and_a_stochastic_one_asks_for_a_generator() -> None:
+    deterministic, stochastic = unlike_plans()[0], unlike_plans()[4]
+    generator = torch.Generator().manual_seed(5)
+    before = generator.get_state()
+    sample(shrink, deterministic, start_of(deterministic, 0)[None], generator=generator)
+    assert torch.equal(generator.get_state(), before)
+    with pytest.raises(ConfigError, match=r"draws fresh noise.*torch\.Generator"):
+        sample(shrink, stochastic, start_of(stochastic, 0)[None])
+    with pytest.raises(ConfigError, match="one generator per item"):
+        sample(shrink, stochastic, start_of(stochastic, 0)[None], generator=[generator, generator])
+    with pytest.raises(ConfigError, match="draws fresh noise"):
+        PlanBatch.empty((4, 3)).admit("a", stochastic, start_of(stochastic, 0))
+
+
+def test_sampling_is_differentiable_and_leaves_its_input_alone() -> None:
+    plan = unlike_plans()[5]
+    x = start_of(plan, 0)[None].requires_grad_()
+    before = x.detach().clone()
+    sample(shrink, plan, x).sum().backward()
+    assert x.grad is not None and bool(x.grad.isfinite().all())
+    assert torch.equal(x.detach(), before)
+
+
+def test_batch_refuses_what_does_not_fit() -> None:
+    plan = unlike_plans()[0]
+    batch = PlanBatch.empty((4, 3)).admit("a", plan, start_of(plan, 0))
+    with pytest.raises(ConfigError, match="already under way"):
+        batch.admit("a", plan, start_of(plan, 1))
+    with pytest.raises(ConfigError, match=r"\[3, 4\].*\[4, 3\]"):
+        batch.admit("b", plan, start_of(plan, 1).T)
+    with pytest.raises(ConfigError, match="no item"):
+        PlanBatch.empty((4, 3)).query()
+    assert [item.key for item in batch.keep(lambda item: False).items] == []
+
+
+def test_previews_end_at_the_sample() -> None:
+    mixture = mixtures.smooth()
+    plan = plans.dpm_solver_pp(EDM, grids.karras(EDM, 12))
+    previews: list[Tensor] = []
+    x = plan.start(torch.randn(8, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    x_0 = sample(mixture.predict_noise, plan, x, callback=lambda step: previews.append(step.x_0))
+    errors = [float((preview - x_0).norm()) for preview in previews]
+    assert errors[-1] < 1e-9
+    assert errors[0] > 10 * errors[-3]
