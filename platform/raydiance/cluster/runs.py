@@ -22,7 +22,7 @@ from raydiance.errors import ConfigError, RaydianceError
 from raydiance.storage import Artifact, Store
 from raydiance.tracking import Outcome, Progress, Run, Tracker, open_progress, serial_map
 
-__all__ = ["Command", "Job", "execute", "main"]
+__all__ = ["Command", "Job", "execute", "main", "parent_of", "parse", "read_settings"]
 
 Job: TypeAlias = Callable[[Experiment, Run], Outcome]
 
@@ -47,7 +47,7 @@ def main(stage: str, job: Job, *, ray: bool = False) -> NoReturn:
     Exit status: 0 done, 1 failed (one line says why), 2 not understood, 130 or 143 interrupted.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    command = _parse(stage, sys.argv[1:])
+    command = parse(stage, sys.argv[1:])
     try:
         execute(command, job, ray=ray)
     except RaydianceError as error:
@@ -63,7 +63,7 @@ def main(stage: str, job: Job, *, ray: bool = False) -> NoReturn:
 
 def execute(command: Command, job: Job, *, ray: bool = False) -> Pointer | None:
     """Carry out a command: the pointer that was left, or None after a dry run."""
-    experiment = load_params(command.params) if command.params else compose(command.overrides)
+    experiment = read_settings(command)
     store = Store.open(experiment.store.url)
     given = command.inputs or {}
     if command.dry_run:
@@ -73,7 +73,7 @@ def execute(command: Command, job: Job, *, ray: bool = False) -> Pointer | None:
     name = run_name(experiment, command.stage, inputs)
     if command.fresh:
         delete_checkpoints(store, name)
-    parent = command.parent or _parent_of(command.stage)
+    parent = command.parent or parent_of(command.stage)
     started = time.monotonic()
     with (
         open_record(experiment, command.stage, name, parent) as tracker,
@@ -102,6 +102,11 @@ def execute(command: Command, job: Job, *, ray: bool = False) -> Pointer | None:
     delete_checkpoints(store, name)
     print(f"{command.stage}: {ref.key} after {duration_s:.1f} s", file=sys.stderr)
     return pointer
+
+
+def read_settings(command: Command) -> Experiment:
+    """The experiment that the command's params file or overrides describe."""
+    return load_params(command.params) if command.params else compose(command.overrides)
 
 
 def open_run(
@@ -136,7 +141,7 @@ def _connected(experiment: Experiment, ray: bool) -> AbstractContextManager[None
     return session(experiment.cluster) if ray else nullcontext()
 
 
-def _parent_of(stage: str) -> str | None:
+def parent_of(stage: str) -> str | None:
     """The pipeline's run, which follows the data from pointer to pointer."""
     for name in STAGES[stage]:
         pointer = read_pointer(name)
@@ -150,7 +155,8 @@ def _announce(stage: str, name: str) -> None:
     print(f"stage {order.index(stage) + 1} of {len(order)}: {stage} ({name})", file=sys.stderr)
 
 
-def _parse(stage: str, arguments: Sequence[str]) -> Command:
+def parse(stage: str, arguments: Sequence[str]) -> Command:
+    """The command line of a job. Exits with status 2 and the usage if it cannot be understood."""
     parser = argparse.ArgumentParser(prog=f"raydiance run {stage}", allow_abbrev=False)
     parser.add_argument("overrides", nargs="*", metavar="path=value", help="settings, in Hydra's grammar")
     parser.add_argument("--params", type=Path, help="read the settings from this file instead of configs/")

@@ -32,7 +32,8 @@ GRIDS: tuple[Grid, ...] = ("karras", "logsnr")
 class TuneSpec:
     """What the search for sampling plans may try and how it judges.
 
-    A trial spends at most `max(nfe)` network calls on each of `num_samples` noises; the teacher spends `teacher_nfe`.
+    A trial spends at most `max(nfe)` network calls on each of `num_samples` noises, its teacher
+    `teacher_nfe`.
     """
 
     num_trials: Annotated[int, Ge(1)] = 20
@@ -64,7 +65,7 @@ class ServeSpec:
     """How the endpoint runs: where it listens, how much it takes on, how long it waits.
 
     `bundle` is a key in the store ("bundle/..."), NAME@ALIAS in the model registry, or "latest".
-    A replica runs at most `slots` requests in one batch and lets `queue` more wait; what comes beyond is refused.
+    A replica runs at most `slots` requests in one batch and lets `queue` more wait; the rest are refused.
     """
 
     bundle: str = "latest"
