@@ -1,6 +1,8 @@
 """Submitting a job to a cluster through Ray Jobs, following it to its end, and fetching what it leaves."""
 
+import logging
 import os
+import shlex
 import sys
 import tempfile
 import time
@@ -8,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
+from urllib.parse import urlsplit
 
 from raydiance.cluster.package import PARAMS, package
 from raydiance.cluster.pointers import read_record, resolve_input
@@ -112,6 +115,7 @@ def jobs_client(address: str) -> "JobSubmissionClient":
     settings()
     from ray.job_submission import JobSubmissionClient
 
+    logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.WARNING)
     try:
         return JobSubmissionClient(address)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -160,7 +164,7 @@ def _begin(client: "JobSubmissionClient", submission: Submission, address: str, 
         return job_id
     try:
         client.submit_job(
-            entrypoint=" ".join(["python", f"jobs/{submission.stage}.py", *submission.arguments]),
+            entrypoint=shlex.join([_python(address), f"jobs/{submission.stage}.py", *submission.arguments]),
             submission_id=job_id,
             runtime_env={"working_dir": str(submission.archive), "env_vars": dict(submission.environment)},
             metadata=dict(submission.metadata),
@@ -169,6 +173,12 @@ def _begin(client: "JobSubmissionClient", submission: Submission, address: str, 
         raise ClusterError(f"{job_id}: {address} refuses the job: {_first_line(error)}") from error
     print(f"submitted {job_id} to {address}", file=stream)
     return job_id
+
+
+def _python(address: str) -> str:
+    """The interpreter there: RAYDIANCE_PYTHON, or this one where the cluster is this machine, or `python`."""
+    here = urlsplit(address).hostname in ("127.0.0.1", "localhost", "::1")
+    return os.environ.get("RAYDIANCE_PYTHON") or (sys.executable if here else "python")
 
 
 def _environment(experiment: Experiment, store: Store) -> dict[str, str]:
