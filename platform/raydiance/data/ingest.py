@@ -92,7 +92,7 @@ class _Report:
 
 def ingest(spec: IngestSpec, run: Run) -> Outcome:
     """Meshes as an artifact of kind "meshes": objects.json, report.json and meshes/<id>.safetensors."""
-    run.tracker.log_params({"ingest": to_plain(spec)})
+    run.tracker.log_params(to_plain(spec))
     start = time.perf_counter()
     report = _Report()
     with run.store.create("meshes", run.name, spec=spec, seeds={"seed": run.seed}) as draft:

@@ -27,8 +27,17 @@ __all__ = ["SUFFIXES", "MeshReader", "read_mesh", "serve"]
 SUFFIXES = (".glb", ".obj", ".ply", ".stl")
 Up = Literal["auto", "y", "z"]
 
-ROOT = Path(__file__).resolve().parents[2]
-CHILD = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from raydiance.data.sandbox import serve; serve()"
+FOLDER = Path(__file__).resolve().parent
+# The package is made by hand, because its own __init__ brings torch: seconds, and gigabytes of addresses.
+CHILD = f"""
+import sys, types
+sys.path.insert(0, {str(FOLDER.parents[1])!r})
+import raydiance
+package = sys.modules["raydiance.data"] = types.ModuleType("raydiance.data")
+package.__path__ = [{str(FOLDER)!r}]
+from raydiance.data.sandbox import serve
+serve()
+"""
 START_S = 60.0  # until a fresh child says that it is ready
 NEW_USER, NEW_NETWORK = 0x10000000, 0x40000000
 

@@ -1,12 +1,12 @@
 """Where meshes come from: a folder, a file or an address; listed first, then brought here one at a time."""
 
+import os
 import re
 import tempfile
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
@@ -129,74 +129,68 @@ class FolderSource:
         yield path
 
 
-@dataclass(frozen=True)
 class RemoteSource:
-    """A prefix, or one object, in a bucket; what lies beside an OBJ comes with it."""
+    """A prefix, or one object, in a bucket; the materials and pictures below an OBJ's folder come with it.
 
-    url: str
-    file_bytes: int
-    allowance: Allowance
-    sizes: dict[str, int] = field(default_factory=dict)
+    The usual AWS_* variables say where the server is and who asks.
+    """
+
+    def __init__(self, url: str, file_bytes: int, allowance: Allowance) -> None:
+        self.url, self.file_bytes, self.allowance = url, file_bytes, allowance
+        self.root = url.removeprefix("s3://")
+        self.sizes: dict[str, int] = {}
+        options = {"connect_timeout": 5, "read_timeout": 20, "retries": {"total_max_attempts": 1}}
+        self.files = fsspec.filesystem("s3", skip_instance_cache=True, config_kwargs=options)
 
     def entries(self) -> list[Entry]:
-        files, root = self._files()
+        self.files.retries = 1  # a server that is not there is told of at once
         try:
-            found = files.find(root, detail=True, maxdepth=None)
+            found = self.files.find(self.root, detail=True)
         except Exception as error:
-            raise DataError(f"ingest.source {self.url}: cannot be listed: {error}") from error
+            raise DataError(
+                f"ingest.source {self.url}: cannot be listed at {_endpoint()}: {_one_line(error)}; "
+                "check the address and the AWS_* variables"
+            ) from error
+        self.files.retries = 4
         if len(found) > MAX_ENTRIES:
             raise DataError(
                 f"ingest.source {self.url}: more than {MAX_ENTRIES} files; choose a smaller prefix"
             )
         for path, facts in found.items():
-            name = path[len(root) :].strip("/") or PurePosixPath(path).name
-            self.sizes[name] = int(facts.get("size") or 0)
-        names = sorted(name for name in self.sizes if _is_told_of(name))
-        if not names:
-            raise DataError(f"ingest.source {self.url}: no meshes there")
-        return [Entry(name, self.sizes[name]) for name in names]
+            name = path.removeprefix(self.root).strip("/") or PurePosixPath(path).name
+            self.sizes[name] = int(facts["size"])
+        return [Entry(name, self.sizes[name]) for name in sorted(self.sizes) if _is_told_of(name)]
 
     @contextmanager
     def local(self, entry: Entry) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="raydiance-") as folder:
-            here = Path(folder)
-            yield self._bring(entry.name, here)
+            top = PurePosixPath(entry.name).parent
+            for name in (entry.name, *self._companions(entry.name)):
+                relative = PurePosixPath(name).relative_to(top)
+                if ".." in relative.parts or relative.is_absolute():
+                    raise DataError(f"has a name that leads out of its folder: {name[:80]!r}")
+                self._download(name, Path(folder, relative))
+            yield Path(folder, PurePosixPath(entry.name).name)
 
-    def _bring(self, name: str, folder: Path) -> Path:
-        """Downloads the file and, for an OBJ, the materials and pictures below its folder."""
-        beside = PurePosixPath(name).parent
-        wanted = [name]
-        if PurePosixPath(name).suffix.lower() == ".obj":
-            wanted += [
-                other
-                for other in self.sizes
-                if PurePosixPath(other).suffix.lower() in COMPANIONS
-                and (beside == PurePosixPath(".") or PurePosixPath(other).is_relative_to(beside))
-            ]
-        for other in wanted:
-            relative = PurePosixPath(other).relative_to(beside) if beside.parts else PurePosixPath(other)
-            if ".." in relative.parts or relative.is_absolute():
-                raise DataError(f"has a name that leads out of its folder: {other[:80]!r}")
-            self._download(other, folder / relative)
-        return folder / PurePosixPath(name).name
+    def _companions(self, name: str) -> list[str]:
+        path = PurePosixPath(name)
+        if path.suffix.lower() != ".obj":
+            return []
+        others = (PurePosixPath(other) for other in self.sizes)
+        return [str(o) for o in others if o.suffix.lower() in COMPANIONS and o.is_relative_to(path.parent)]
 
     def _download(self, name: str, path: Path) -> None:
         if self.sizes[name] > self.file_bytes:
             raise DataError(
-                f"{name} has {self.sizes[name]} bytes, the limit is {self.file_bytes} (limits.file_bytes)"
+                f"{name} has {self.sizes[name]} bytes, more than limits.file_bytes = {self.file_bytes}"
             )
-        files, root = self._files()
         path.parent.mkdir(parents=True, exist_ok=True)
-        address = f"{root}/{name}" if files.exists(f"{root}/{name}") else root
+        address = self.root if self.root.endswith(f"/{name}") else f"{self.root}/{name}"
         try:
-            with files.open(address, "rb") as stream, path.open("wb") as out:
+            with self.files.open(address, "rb") as stream, path.open("wb") as out:
                 _copy(stream, out, self.file_bytes, self.allowance)
         except OSError as error:
-            raise DataError(f"cannot be downloaded: {error}") from error
-
-    def _files(self) -> tuple[Any, str]:
-        files, root = fsspec.core.url_to_fs(self.url)
-        return files, str(root)
+            raise DataError(f"cannot be downloaded: {_one_line(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -213,18 +207,26 @@ class WebSource:
     def local(self, entry: Entry) -> Iterator[Path]:
         opener = urllib.request.build_opener(_NoRedirect, urllib.request.ProxyHandler({}))
         with tempfile.TemporaryDirectory(prefix="raydiance-") as folder:
-            path = Path(folder) / re.sub(r"[^A-Za-z0-9._-]", "_", entry.name)
+            path = Path(folder, re.sub(r"[^A-Za-z0-9._-]", "_", entry.name))
             try:
                 with opener.open(self.url, timeout=TIMEOUT_S) as stream, path.open("wb") as out:
                     _copy(stream, out, self.file_bytes, Allowance(self.file_bytes))
-            except (OSError, urllib.error.HTTPError) as error:
-                raise DataError(f"cannot be downloaded: {error}") from error
+            except OSError as error:
+                raise DataError(f"cannot be downloaded: {_one_line(error)}") from error
             yield path
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *args: Any) -> None:
         raise DataError("the server sends us to another address, which is refused; give the final address")
+
+
+def _endpoint() -> str:
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _copy(stream: Any, out: Any, file_bytes: int, allowance: Allowance) -> None:

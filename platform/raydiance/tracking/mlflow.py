@@ -8,6 +8,7 @@ import getpass
 import json
 import logging
 import os
+import shlex
 import sys
 import tempfile
 import time
@@ -20,7 +21,9 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before the import: nothing is sent to anybody
+# before the import: nothing is sent to anybody, and runs do not end with lines on standard output
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 from mlflow import MlflowClient
 from mlflow.entities import (
@@ -53,6 +56,7 @@ if TYPE_CHECKING:
 __all__ = ["MlflowRegistry", "MlflowTracker", "open_registry", "open_tracker"]
 
 PIPELINE = "raydiance.pipeline"
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # which of its two faces the UI shows
 PARENT = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"
 
@@ -302,7 +306,7 @@ def _join(url: str, run_id: str) -> MlflowTracker:
 
 def _connect(url: str | None) -> tuple[MlflowClient, str]:
     url = reach(url)
-    for noisy in ("alembic", "mlflow.store.db.utils"):
+    for noisy in ("alembic", "mlflow.store"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     with _errors(url, "open it"):
         return MlflowClient(url, url), url
@@ -313,7 +317,7 @@ def _experiment_id(client: MlflowClient, url: str, name: str) -> str:
     if found is None:
         note = f"Runs of `{name}`: one for each pipeline, below it its stages, below a search its trials."
         try:
-            return str(client.create_experiment(name, _artifact_place(url, name), tags={NOTE: note}))
+            return str(client.create_experiment(name, _artifact_place(url, name), tags={NOTE: note} | KIND))
         except MlflowException as error:
             found = client.get_experiment_by_name(name)
             if error.error_code != "RESOURCE_ALREADY_EXISTS" or found is None:
@@ -365,7 +369,8 @@ def _begin(
     version = code_version()
     all_tags = {
         "mlflow.user": getpass.getuser(),
-        "mlflow.source.name": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:500],
+        "mlflow.source.name": Path(sys.argv[0]).name,
+        "raydiance.command": shlex.join(sys.argv)[:5000],
         "mlflow.source.type": "LOCAL",
         "raydiance.code_version": version,
         **(
