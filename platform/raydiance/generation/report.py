@@ -274,7 +274,9 @@ def _told(metrics: Mapping[str, float]) -> str:
     shown.sort(key=lambda name: list(NAMES).index(name) if name in NAMES else len(NAMES))
     texts = []
     for name in shown[:2]:
-        label, form = NAMES.get(name, (name.replace("_", " "), "{:.4g}"))
+        label, form = NAMES.get(
+            name, (name.replace("_", " "), "{:,.0f}" if metrics[name] >= 1000 else "{:.4g}")
+        )
         texts.append(f'<span class="soft">{escape(label)}</span>&nbsp;{form.format(metrics[name])}')
     return ", ".join(texts)
 

@@ -162,5 +162,8 @@ def _real(data: ViewDataset, index: int, view: int) -> Images:
 
 
 def _columns(count: int) -> int:
-    """Columns of a sheet that is a little wider than high."""
-    return min(count, max(1, math.ceil(math.sqrt(1.6 * count))))
+    """Columns of a sheet a little wider than high; full rows where the count allows it."""
+    wanted = math.sqrt(1.6 * count)
+    full = [columns for columns in range(1, count + 1) if count % columns == 0]
+    best = min(full, key=lambda columns: abs(columns - wanted))
+    return best if abs(best - wanted) <= 2 else math.ceil(wanted)
