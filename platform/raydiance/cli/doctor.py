@@ -124,7 +124,7 @@ def _tracking() -> Iterator[Finding]:
 
 
 def _ray() -> Iterator[Finding]:
-    from raydiance.cluster.session import address_of, probe, session
+    from raydiance.cluster.session import address_of, probe, resources
     from raydiance.config import ClusterSpec
 
     address = address_of(ClusterSpec())
@@ -132,11 +132,8 @@ def _ray() -> Iterator[Finding]:
         probe(address, 8265)
         yield Finding("Ray Jobs", True, address)
         return
-    with session(ClusterSpec()):
-        import ray
-
-        there = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        yield Finding("Ray", True, f"{address}: {there.get('CPU', 0):g} CPU, {there.get('GPU', 0):g} GPU")
+    there = resources(ClusterSpec())
+    yield Finding("Ray", True, f"{address}: {there.get('CPU', 0):g} CPU, {there.get('GPU', 0):g} GPU")
 
 
 def _dvc() -> Iterator[Finding]:
