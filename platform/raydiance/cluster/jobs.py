@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from raydiance.cluster.package import PARAMS, package
 from raydiance.cluster.pointers import read_record, resolve_input
-from raydiance.cluster.record import tracking_url
 from raydiance.cluster.runs import Command, parent_of, read_settings
 from raydiance.cluster.session import probe, settings
 from raydiance.config import Experiment, params_text, project_folder
@@ -19,6 +18,7 @@ from raydiance.config.stages import STAGES
 from raydiance.errors import ClusterError
 from raydiance.spec import digest
 from raydiance.storage import Store, code_version
+from raydiance.tracking.address import reach
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -173,22 +173,14 @@ def _begin(client: "JobSubmissionClient", submission: Submission, address: str, 
 
 def _environment(experiment: Experiment, store: Store) -> dict[str, str]:
     """What the job must know: which store, which record of runs, and that the cluster is its own."""
-    from raydiance.tracking.mlflow import DEFAULT_TRACKING
-
-    tracking = tracking_url(experiment) or DEFAULT_TRACKING
     return {
         "PYTHONPATH": "${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}/platform",
         "RAYDIANCE_ADDRESS": "auto",
         "RAYDIANCE_STORE": store.url,
-        "RAYDIANCE_TRACKING": _absolute(tracking),
+        "RAYDIANCE_TRACKING": reach(experiment.tracking.url),
         "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S),
         **{name: os.environ[name] for name in PASSED_ON if name in os.environ},
     }
-
-
-def _absolute(url: str) -> str:
-    prefix = "sqlite:///"
-    return f"{prefix}{Path(url.removeprefix(prefix)).absolute()}" if url.startswith(prefix) else url
 
 
 def _show_log(client: "JobSubmissionClient", job_id: str, shown: int, stream: TextIO) -> int:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
+from raydiance.cluster.curves import Curves
 from raydiance.cluster.plan import print_plan, run_name
 from raydiance.cluster.pointers import Pointer, read_pointer, resolve_input, write_record, write_results
 from raydiance.cluster.record import connect_to, open_record
@@ -20,7 +21,7 @@ from raydiance.config import Experiment, compose, load_params
 from raydiance.config.stages import STAGES
 from raydiance.errors import ConfigError, RaydianceError
 from raydiance.storage import Artifact, Store
-from raydiance.tracking import Outcome, Progress, Run, Tracker, open_progress, serial_map
+from raydiance.tracking import Outcome, Run, Tracker, open_progress, serial_map
 
 __all__ = ["Command", "Job", "execute", "main", "parent_of", "parse", "read_settings"]
 
@@ -80,7 +81,8 @@ def execute(command: Command, job: Job, *, ray: bool = False) -> Pointer | None:
         _connected(experiment, ray),
     ):
         _announce(command.stage, name)
-        run = open_run(experiment, name, store, tracker, open_progress(), inputs)
+        curves = Curves()
+        run = open_run(experiment, name, store, tracker, curves, inputs)
         outcome = job(experiment, run)
         duration_s = time.monotonic() - started
         metrics = {**outcome.metrics, "duration_s": duration_s}
@@ -96,7 +98,8 @@ def execute(command: Command, job: Job, *, ray: bool = False) -> Pointer | None:
             run_id=tracker.run_id,
             parent_run_id=tracker.parent_id,
         )
-    files = write_results(pointer, metrics, outcome.tables)
+    tables = dict(outcome.tables) | ({"curves": curves.rows} if curves.rows else {})
+    files = write_results(pointer, metrics, tables)
     if command.record:
         write_record(store, command.record, files)
     delete_checkpoints(store, name)
@@ -114,11 +117,11 @@ def open_run(
     name: str,
     store: Store,
     tracker: Tracker,
-    progress: Progress,
+    curves: Curves,
     inputs: Mapping[str, Artifact],
 ) -> Run:
-    """What the job is given, with map and launch as the cluster spec says."""
-    cluster = experiment.cluster
+    """What the job is given, with map and launch as the cluster spec says; `curves` fills as it trains."""
+    cluster, progress = experiment.cluster, open_progress()
     return Run(
         name=name,
         store=store,
@@ -127,7 +130,7 @@ def open_run(
         inputs=inputs,
         seed=experiment.seed,
         map=TaskMap(cluster) if cluster.num_tasks else serial_map,
-        launch=Launcher(cluster, name, store, tracker, progress, connect_to(experiment, tracker)),
+        launch=Launcher(cluster, name, store, tracker, progress, connect_to(experiment, tracker), curves),
     )
 
 

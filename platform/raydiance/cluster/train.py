@@ -8,10 +8,11 @@ insist on its newest, readable or not.
 import secrets
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from raydiance.cluster.curves import Curves, recording
 from raydiance.cluster.session import session
 from raydiance.config.platform import ClusterSpec
 from raydiance.errors import ClusterError, RaydianceError
@@ -45,6 +46,7 @@ class Launcher:
     tracker: Tracker
     progress: Progress
     connect: Callable[[], Tracker]
+    curves: Curves = field(default_factory=Curves)
 
     def __call__(self, train: Callable[[P, Worker], R], payload: P, /) -> R:
         """What `train` returns on rank 0. What it raises on any rank is raised here as itself.
@@ -72,7 +74,8 @@ class Launcher:
         import torch
 
         device = torch.device("cuda" if self.spec.use_gpu else "cpu")
-        return Worker(0, 1, device, self.store, self.tracker, self.progress, lambda metrics, checkpoint: None)
+        tracker = recording(self.tracker, self.curves)
+        return Worker(0, 1, device, self.store, tracker, self.progress, lambda metrics, checkpoint: None)
 
     def _fit(self, work: _Work) -> Any:
         import ray
@@ -102,13 +105,13 @@ class Launcher:
                 failure_config=FailureConfig(  # type: ignore[call-arg]
                     max_failures=0, controller_failure_limit=0
                 ),
-                logging_config=LoggingConfig(  # type: ignore[call-arg]
-                    log_level="CRITICAL"
-                ),
+                logging_config=LoggingConfig(log_level="CRITICAL"),
             ),
         )
         try:
-            return trainer.fit().return_value  # type: ignore[attr-defined]
+            result, curves = trainer.fit().return_value  # type: ignore[attr-defined]
+            self.curves.extend(curves)
+            return result
         except ray.train.WorkerGroupError as error:
             raise _cause(error.worker_failures) from None
         except ray.train.ControllerError as error:
@@ -131,25 +134,25 @@ class _WorkerLostError(Exception):
 
 
 def _train_loop(config: Mapping[str, Any]) -> Any:
-    """What runs on each worker, inside Ray Train."""
+    """What runs on each worker, inside Ray Train: its result, and the curves it logged."""
     import ray.train
     import ray.train.torch
 
     work: _Work = config["work"]
     context = ray.train.get_context()
     rank = context.get_world_rank()
-    tracker = work.connect() if rank == 0 else NullTracker()
+    tracker, curves = work.connect() if rank == 0 else NullTracker(), Curves()
     worker = Worker(
         rank=rank,
         world_size=context.get_world_size(),
         device=ray.train.torch.get_device(),
         store=work.store,
-        tracker=tracker,
+        tracker=recording(tracker, curves),
         progress=LineProgress() if rank == 0 else QuietProgress(),
         report=_Report(rank),
     )
     with tracker:
-        return work.train(work.payload, worker)
+        return work.train(work.payload, worker), curves
 
 
 @dataclass(frozen=True)
