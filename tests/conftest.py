@@ -85,6 +85,39 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of an MLflow server with a SQLite database and a folder for files."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    with mlflow_on(f"sqlite:///{folder}/mlflow.db", folder) as url:
+        yield url
+
+
+@contextmanager
+def mlflow_on(database: str, folder: Path) -> Iterator[str]:
+    """An MLflow server on this database, with its files and its log in the folder."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = [
+        *(
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--workers",
+            "1",
+        ),
+        *("--backend-store-uri", database, "--artifacts-destination", str(folder / "artifacts")),
+    ]
+    environment = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with running(command, folder / "server.log", lambda: healthy(f"{url}/health"), environment=environment):
+        yield url
+
+
 @contextmanager
 def running(
     command: list[str],

@@ -12,8 +12,9 @@ from raydiance.diffusion.plans import SamplingPlan
 from raydiance.diffusion.sampling import sample
 from raydiance.generation.execution import fill, holds_still, in_tiles
 from raydiance.models import UNet, UNetSpec
-from raydiance.serving.engine import Engine, Order, Progress, Ticket
-from raydiance.serving.problems import NotReady, Overloaded, ServingError, TimedOut
+from raydiance.serving.engine import Engine
+from raydiance.serving.orders import Order, Progress, Ticket
+from raydiance.serving.problems import NotReadyError, OverloadError, ServingError, TooLateError
 
 SHAPE = (3, 4, 4, 4)
 SCHEDULE = schedules.edm()
@@ -66,7 +67,9 @@ def value(ticket: "Ticket[Tensor]") -> Tensor:
 @pytest.fixture(scope="module")
 def unet() -> Callable[..., Tensor]:
     torch.manual_seed(0)
-    spec = UNetSpec(in_channels=3, out_channels=3, channels=16, multipliers=(1, 2), num_heads=2, embedding_dim=32)
+    spec = UNetSpec(
+        in_channels=3, out_channels=3, channels=16, multipliers=(1, 2), num_heads=2, embedding_dim=32
+    )
     network = UNet(spec).eval().requires_grad_(False)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.08)
@@ -134,7 +137,7 @@ def test_a_full_queue_refuses_and_a_free_place_takes() -> None:
     engine = Engine(gaussian, SHAPE, batch=2, slots=2, queue=3)
     for seed in range(5):
         engine.submit(order(seed, ddim(4)))
-    with pytest.raises(Overloaded) as refusal:
+    with pytest.raises(OverloadError) as refusal:
         engine.submit(order(9, ddim(4)))
     assert int(refusal.value.headers["Retry-After"]) >= 1
     run_all(engine)
@@ -202,13 +205,13 @@ def test_a_cancelled_request_frees_its_place_at_the_next_tick() -> None:
 def test_a_deadline_is_refused_early_or_enforced() -> None:
     clock = Clock()
     engine = Engine(gaussian, SHAPE, batch=1, slots=2, clock=clock, network_s=1.0)
-    with pytest.raises(Overloaded, match="deadline"):
+    with pytest.raises(OverloadError, match="deadline"):
         engine.submit(order(0, ddim(10), deadline_s=9.0))
     ticket = engine.submit(order(0, ddim(10), deadline_s=11.0))
     engine.tick()
     clock.now += 12.0
     engine.tick()
-    with pytest.raises(TimedOut):
+    with pytest.raises(TooLateError):
         ticket.future.result(timeout=0)
     assert engine.load == {"waiting": 0, "running": 0, "finishing": 0}
     engine.close()
@@ -272,7 +275,7 @@ def test_draining_finishes_what_runs_and_takes_nothing_more() -> None:
         tickets = [engine.submit(order(seed, ddim(10))) for seed in range(6)]
         assert engine.drain(20)
         assert all(ticket.future.done() for ticket in tickets)
-        with pytest.raises(NotReady):
+        with pytest.raises(NotReadyError):
             engine.submit(order(7, ddim(3)))
 
 
@@ -287,7 +290,7 @@ def test_closing_leaves_nobody_waiting() -> None:
         tickets = [engine.submit(order(seed, ddim(10))) for seed in range(3)]
         threading.Timer(0.2, release.set).start()
     for ticket in tickets:
-        with pytest.raises(NotReady):
+        with pytest.raises(NotReadyError):
             ticket.future.result(timeout=0)
 
 

@@ -10,16 +10,18 @@ from urllib.parse import urlsplit
 from raydiance.config.platform import ClusterSpec
 from raydiance.errors import ClusterError
 
-__all__ = ["address_of", "probe", "session"]
+__all__ = ["address_of", "probe", "session", "settings"]
 
 OBJECT_STORE_BYTES = 512 * 2**20  # what we pass is small: artifacts go through the store, not through Ray
 PROBE_TIMEOUT_S = 5.0
 
-# Read by Ray when it is imported: no note about a future default, no reports to anyone.
-_QUIET = {
+# What Ray reads from the environment: no note about a future default, no reports to anyone, workers that stay
+# in the folder we work in (addresses may be relative to it).
+_SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DEDUP_LOGS": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
 }
 
 
@@ -41,14 +43,20 @@ def probe(address: str, default_port: int) -> None:
         ) from error
 
 
+def settings() -> None:
+    """Give Ray its settings, where the environment does not say otherwise; before it is imported."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+
+
 @contextmanager
 def session(spec: ClusterSpec, *, dashboard: bool = False) -> Iterator[None]:
     """Ray is connected while the block runs; one that is connected already is used and left as it is.
 
-    A Ray of our own has this machine's cores and listens on loopback only. Its dashboard is started only
-    where the State API is needed. Raises ClusterError within 10 s if the address does not answer.
+    A Ray of our own has this machine's cores and asks for a token, as Ray does by itself; its dashboard is
+    started only where the State API is needed. Raises ClusterError within 10 s if an address does not answer.
     """
-    os.environ.update({name: os.environ.get(name, value) for name, value in _QUIET.items()})
+    settings()
     import ray
 
     if ray.is_initialized():
@@ -83,5 +91,4 @@ def _start_local(dashboard: bool) -> None:
         include_dashboard=dashboard,
         object_store_memory=OBJECT_STORE_BYTES,
         logging_level=logging.WARNING,
-        _node_ip_address="127.0.0.1",
     )

@@ -1,17 +1,18 @@
 """Run.launch: a training function in this process or on n workers under Ray Train.
 
 The loop itself lives in `training/` and knows none of this. It resumes from the newest good checkpoint in
-our store, so Ray is told of checkpoints (a folder with the reference) but never asked for one: Ray would insist
-on its newest, readable or not.
+our store, so Ray is told of checkpoints (a folder with the reference) but never asked for one: Ray would
+insist on its newest, readable or not.
 """
 
 import secrets
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from raydiance.cluster.curves import Curves, recording
 from raydiance.cluster.session import session
 from raydiance.config.platform import ClusterSpec
 from raydiance.errors import ClusterError, RaydianceError
@@ -45,6 +46,7 @@ class Launcher:
     tracker: Tracker
     progress: Progress
     connect: Callable[[], Tracker]
+    curves: Curves = field(default_factory=Curves)
 
     def __call__(self, train: Callable[[P, Worker], R], payload: P, /) -> R:
         """What `train` returns on rank 0. What it raises on any rank is raised here as itself.
@@ -62,8 +64,8 @@ class Launcher:
                 except _WorkerLostError as lost:
                     if failures == self.spec.max_failures:
                         raise ClusterError(
-                            f"{self.run_name}: {lost}, after {failures} restarts; run the command again to go on "
-                            "from the last checkpoint, or raise cluster.max_failures"
+                            f"{self.run_name}: {lost}, after {failures} restarts; run the command again "
+                            "to go on from the last checkpoint, or raise cluster.max_failures"
                         ) from lost
                     self.tracker.set_tags({"worker_failures": str(failures + 1)})
             raise AssertionError("unreachable")
@@ -72,19 +74,22 @@ class Launcher:
         import torch
 
         device = torch.device("cuda" if self.spec.use_gpu else "cpu")
-        return Worker(0, 1, device, self.store, self.tracker, self.progress, lambda metrics, checkpoint: None)
+        tracker = recording(self.tracker, self.curves)
+        return Worker(0, 1, device, self.store, tracker, self.progress, lambda metrics, checkpoint: None)
 
     def _fit(self, work: _Work) -> Any:
         import ray
         from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig, TorchTrainer
+        from ray.train.torch import TorchConfig
+
+        from raydiance.cluster.trainer import Trainer
 
         resources = {"CPU": self.spec.cpus_per_worker} | ({"GPU": 1.0} if self.spec.use_gpu else {})
         self._refuse_impossible(ray.cluster_resources(), resources)  # type: ignore[no-untyped-call]
         folder, filesystem = _ray_folder(self.store)
         # A fresh name for each attempt: under a known one Ray would resume from what it kept itself.
         name = f"{self.run_name}-{secrets.token_hex(3)}"
-        trainer = TorchTrainer(
+        trainer = Trainer(
             _train_loop,
             train_loop_config={"work": work},
             torch_config=TorchConfig(backend="nccl" if self.spec.use_gpu else "gloo"),
@@ -97,18 +102,20 @@ class Launcher:
                 storage_filesystem=filesystem,
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
                 # Ray cannot tell a lost worker from a loss that became NaN; _cause can: we retry.
-                failure_config=FailureConfig(max_failures=0),
-                logging_config=LoggingConfig(  # type: ignore[call-arg]
-                    log_level="ERROR"
+                failure_config=FailureConfig(  # type: ignore[call-arg]
+                    max_failures=0, controller_failure_limit=0
                 ),
+                logging_config=LoggingConfig(log_level="CRITICAL"),
             ),
         )
         try:
-            return trainer.fit().return_value  # type: ignore[attr-defined]
+            result, curves = trainer.fit().return_value  # type: ignore[attr-defined]
+            self.curves.extend(curves)
+            return result
         except ray.train.WorkerGroupError as error:
             raise _cause(error.worker_failures) from None
         except ray.train.ControllerError as error:
-            raise ClusterError(f"{self.run_name}: Ray Train: {error.controller_failure}") from error
+            raise _cause({0: error.controller_failure}) from error
         finally:
             _remove(folder, filesystem, name)
 
@@ -127,25 +134,25 @@ class _WorkerLostError(Exception):
 
 
 def _train_loop(config: Mapping[str, Any]) -> Any:
-    """What runs on each worker, inside Ray Train."""
+    """What runs on each worker, inside Ray Train: its result, and the curves it logged."""
     import ray.train
     import ray.train.torch
 
     work: _Work = config["work"]
     context = ray.train.get_context()
     rank = context.get_world_rank()
-    tracker = work.connect() if rank == 0 else NullTracker()
+    tracker, curves = work.connect() if rank == 0 else NullTracker(), Curves()
     worker = Worker(
         rank=rank,
         world_size=context.get_world_size(),
         device=ray.train.torch.get_device(),
         store=work.store,
-        tracker=tracker,
+        tracker=recording(tracker, curves),
         progress=LineProgress() if rank == 0 else QuietProgress(),
         report=_Report(rank),
     )
     with tracker:
-        return work.train(work.payload, worker)
+        return work.train(work.payload, worker), curves
 
 
 @dataclass(frozen=True)
@@ -175,7 +182,7 @@ def _cause(failures: Mapping[int, Exception]) -> Exception:
             return error
     for rank, error in sorted(failures.items()):
         if isinstance(error, ray.exceptions.RayError):
-            return _WorkerLostError(f"worker {rank} was lost ({str(error).strip().splitlines()[0]})")
+            return _WorkerLostError(f"worker {rank} was lost: {str(error).strip().splitlines()[0]}")
     return errors[0]
 
 

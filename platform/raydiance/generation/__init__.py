@@ -1,6 +1,7 @@
 """From noise to a sample, and what is known about the samples: bundles, sampling, evaluation, publishing."""
 
 from raydiance.generation.bundle import Bundle, BundleSpec, LatentModel, load_bundle, write_bundle
+from raydiance.generation.evaluate import EvaluateSpec, evaluate
 from raydiance.generation.sampler import (
     decode,
     generate_fields,
@@ -15,8 +16,10 @@ from raydiance.generation.sampler import (
 __all__ = [
     "Bundle",
     "BundleSpec",
+    "EvaluateSpec",
     "LatentModel",
     "decode",
+    "evaluate",
     "generate_fields",
     "generate_latents",
     "initial_noise",

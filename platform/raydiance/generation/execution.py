@@ -1,9 +1,10 @@
 """One shape for every network call, so that a sample's bits do not depend on what else is in its batch.
 
-Libraries choose a kernel by the batch's size, and kernels differ in the last bits. Called on tiles of one fixed
-size, the network does the same arithmetic for an item whoever its neighbours are; `holds_still` checks that it does.
-Measured on CPU (one thread, 3D U-Net at 8^3): sizes 1, 2..3 and 4..12 give three different results, a call of 1
-takes as long as a call of 2, and tiles of 2 cost 0 to 15 % of the throughput of a batch of 8.
+Libraries choose a kernel by the batch's size, and kernels differ in the last bits. Called on tiles of one
+fixed size, the network does the same arithmetic for an item whoever its neighbours are; `holds_still` checks
+that it does. Measured on CPU (one thread, 3D U-Net at 8^3): sizes 1, 2..3 and 4..12 give three different
+results, a call of 1 takes as long as a call of 2, and tiles of 2 cost 0 to 15 % of the throughput of a batch
+of 8.
 """
 
 from collections.abc import Callable
@@ -24,7 +25,9 @@ def tile_size(device: torch.device | str) -> int:
 
 
 def noise_network(model: LatentModel) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
-    """The model's noise predictor with the class labels as its third argument: eps(x [b, ...], sigma [b], labels [b])."""
+    """The model's noise predictor with the class labels as its third argument: eps(x [b, ...], sigma [b],
+    labels [b]).
+    """
 
     def predict(x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
         return model.preconditioning.noise_predictor(model.denoiser, labels)(x, sigma)
@@ -39,7 +42,9 @@ def fill(tensor: Tensor, size: int) -> Tensor:
 
 
 def in_tiles(network: Callable[..., Tensor], size: int, *inputs: Tensor | None) -> Tensor:
-    """network(*inputs) for inputs [n, ...], called on exactly `size` items at a time; a None is passed on as it is."""
+    """network(*inputs) for inputs [n, ...], called on exactly `size` items at a time; a None is passed on as
+    it is.
+    """
     count = next(len(each) for each in inputs if each is not None)
     outputs = []
     for start in range(0, count, size):

@@ -2,6 +2,7 @@
 ones.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -89,8 +90,9 @@ def direct_latents(raw: Tensor, seeds: Sequence[int]) -> Tensor:
     """
     mean: Tensor = raw.mean(0)
     weights = torch.stack([torch.randn(len(raw), generator=noise_generator(seed)) for seed in seeds])
-    spread: Tensor = torch.einsum("bn,n...->b...", weights, raw - mean)
-    return mean + spread / (len(raw) - 1) ** 0.5
+    deviations = (raw - mean) / math.sqrt(len(raw) - 1)
+    sampled: Tensor = mean + torch.tensordot(weights, deviations, dims=1)
+    return sampled
 
 
 def latent_view_set(

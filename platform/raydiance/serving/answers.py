@@ -1,4 +1,6 @@
-"""From a latent to what goes over the wire: a mesh, a sheet, a turntable, the latent itself; several in a zip."""
+"""From a latent to what goes over the wire: a mesh, a sheet, a turntable, the latent itself; several in a
+zip.
+"""
 
 import io
 import json
@@ -28,7 +30,7 @@ from raydiance.fields import (
     write_video,
 )
 from raydiance.generation import Bundle, decode, stamp, views
-from raydiance.serving.problems import NoSurface
+from raydiance.serving.problems import NoSurfaceError
 from raydiance.serving.schema import Format, SampleRequest
 
 __all__ = ["ZIP", "Answer", "Piece", "finish", "pack"]
@@ -77,7 +79,10 @@ def finish(bundle: Bundle, request: SampleRequest, form: Format, seed: int, x_0:
         return Piece(seed, images=views(decoded, cameras)[0])
     if form in (Format.webp, Format.mp4):
         return Piece(seed, file=_film(decoded, request, form))
-    return Piece(seed, file=_mesh(decoded, request, form, stamp(bundle, seed, request.plan_name, category=request.category)))
+    return Piece(
+        seed,
+        file=_mesh(decoded, request, form, stamp(bundle, seed, request.plan_name, category=request.category)),
+    )
 
 
 def pack(bundle: Bundle, request: SampleRequest, form: Format, pieces: Sequence[Piece]) -> Answer:
@@ -103,7 +108,7 @@ def _mesh(decoded: VoxelField, request: SampleRequest, form: Format, extras: Any
     try:
         mesh = extract_mesh(decoded, resolution=request.resolution)
     except DataError as error:
-        raise NoSurface(f"{error}; try another seed") from error
+        raise NoSurfaceError(f"{error}; try another seed") from error
     if form is Format.glb:
         return export_glb(mesh, extras=extras)
     with tempfile.TemporaryDirectory() as folder:

@@ -16,12 +16,12 @@ from raydiance.config.platform import ServeSpec
 from raydiance.serving.limits import BodyLimit
 from raydiance.serving.problems import (
     PROBLEM_JSON,
-    NotAcceptable,
-    NotReady,
+    NotAcceptableError,
+    NotReadyError,
     ServingError,
-    TimedOut,
-    Unauthorized,
-    Unprocessable,
+    TooLateError,
+    UnauthorizedError,
+    UnprocessableError,
     document,
 )
 from raydiance.serving.schema import (
@@ -84,21 +84,28 @@ def build_app(backend: Backend, spec: ServeSpec, keys: Sequence[bytes] = ()) -> 
     @app.post(
         "/v1/samples",
         summary="Make samples",
-        description="One per seed; the same seed, plan and bundle give the same bytes. GLB unless Accept or format say otherwise.",
+        description="One per seed; the same seed, plan and bundle give the same bytes. "
+        "GLB unless Accept or format ask for another.",
         response_class=Response,
         **{**secured, "responses": _binary() | _problems()},
     )
     async def samples(body: SampleRequest, accept: Annotated[str | None, Header()] = None) -> Response:
         form = body.format or negotiate(accept)
         if form is None:
-            raise NotAcceptable(f"Accept: {accept} matches none of {', '.join(sorted(FORMATS.values()))}")
+            raise NotAcceptableError(
+                f"Accept: {accept} matches none of {', '.join(sorted(FORMATS.values()))}"
+            )
         _check(body, form, spec)
         try:
             answer = await asyncio.wait_for(backend.sample(body, form), spec.request_timeout_s)
         except TimeoutError:
-            raise TimedOut(f"no sample within {spec.request_timeout_s:g} s; ask for fewer or a faster plan") from None
+            raise TooLateError(
+                f"no sample within {spec.request_timeout_s:g} s; ask for fewer or a faster plan"
+            ) from None
         disposition = {"Content-Disposition": f'inline; filename="{answer.filename}"'}
-        return Response(answer.content, media_type=answer.media_type, headers={**answer.headers, **disposition})
+        return Response(
+            answer.content, media_type=answer.media_type, headers={**answer.headers, **disposition}
+        )
 
     @app.get("/v1/models", summary="The bundles that are served", **secured)
     async def models() -> ModelList:
@@ -117,7 +124,7 @@ def build_app(backend: Backend, spec: ServeSpec, keys: Sequence[bytes] = ()) -> 
         try:
             description = await asyncio.wait_for(backend.describe(), READY_TIMEOUT_S)
         except TimeoutError:
-            raise NotReady("no replica answers yet; wait for it to load its bundle", 2.0) from None
+            raise NotReadyError("no replica answers yet; wait for it to load its bundle", 2.0) from None
         return {"status": "ready", "bundle": description.model.bundle}
 
     return app
@@ -134,24 +141,26 @@ class _Keys:
         given = key_digest(key.strip())
         matches = [hmac.compare_digest(given, digest) for digest in self._digests]
         if scheme.lower() != "bearer" or not any(matches):
-            raise Unauthorized("send the header Authorization: Bearer KEY with a key of this endpoint")
+            raise UnauthorizedError("send the header Authorization: Bearer KEY with a key of this endpoint")
 
 
 def _check(body: SampleRequest, form: Format, spec: ServeSpec) -> None:
     """Refuse what is more than this endpoint allows."""
     count = len(body.all_seeds)
     if count > spec.max_count:
-        raise Unprocessable(f"{count} seeds: at most {spec.max_count} a request; ask several times")
+        raise UnprocessableError(f"{count} seeds: at most {spec.max_count} a request; ask several times")
     if body.resolution is not None and body.resolution > spec.max_resolution:
-        raise Unprocessable(f"resolution {body.resolution}: at most {spec.max_resolution}")
+        raise UnprocessableError(f"resolution {body.resolution}: at most {spec.max_resolution}")
     if body.pixels(form) > spec.max_pixels:
-        raise Unprocessable(
+        raise UnprocessableError(
             f"{body.pixels(form)} pixels to draw: at most {spec.max_pixels} a request; "
             "lower size, views, frames or the number of seeds"
         )
 
 
-def _problem(status: int, title: str, detail: str, headers: dict[str, str] | None = None, **extra: Any) -> Response:
+def _problem(
+    status: int, title: str, detail: str, headers: dict[str, str] | None = None, **extra: Any
+) -> Response:
     return JSONResponse(
         document(status, title, detail, **extra), status, headers=headers, media_type=PROBLEM_JSON
     )
@@ -178,7 +187,9 @@ def _add_problem_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def broken(request: Request, error: Exception) -> Response:
-        return _problem(500, "The sample failed", f"{type(error).__name__}; the log of the endpoint says more")
+        return _problem(
+            500, "The sample failed", f"{type(error).__name__}; the log of the endpoint says more"
+        )
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -192,4 +203,6 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def _binary() -> dict[int | str, dict[str, Any]]:
     content = {media: {"schema": {"type": "string", "format": "binary"}} for media in FORMATS.values()}
-    return {200: {"description": "The sample, with its lineage in the Raydiance-* headers", "content": content}}
+    return {
+        200: {"description": "The sample, with its lineage in the Raydiance-* headers", "content": content}
+    }

@@ -1,8 +1,8 @@
 """The engine: continuous batching at the level of a network call.
 
-Requests are samples under way, each at its own row of its own plan. A tick picks the most urgent ones, calls the
-network once on the batch, advances each by a row and hands those that are through to the finishers (decode, mesh,
-encode), which work beside the tick thread. No Ray in here, and time comes in through `clock`.
+Requests are samples under way, each at its own row of its own plan. A tick picks the most urgent ones, calls
+the network once on the batch, advances each by a row and hands those that are through to the finishers
+(decode, mesh, encode), which work beside the tick thread. No Ray in here, and time comes in through `clock`.
 
 Legend: a row is one network call of a plan for one sample; a tick advances up to `batch` samples by one row.
 """
@@ -12,19 +12,18 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from raydiance.diffusion.batching import PlanBatch, Query
-from raydiance.diffusion.plans import SamplingPlan
 from raydiance.generation.execution import fill
-from raydiance.serving.problems import NotReady, Overloaded, ServingError, TimedOut
+from raydiance.serving.orders import Order, Progress, Stats, Ticket, Timing
+from raydiance.serving.problems import NotReadyError, OverloadError, ServingError, TooLateError
 
-__all__ = ["Engine", "Network", "Order", "Progress", "Stats", "Ticket", "Timing"]
+__all__ = ["Engine", "Network"]
 
 R = TypeVar("R")
 Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -34,90 +33,12 @@ PATIENCE = 2.0  # a request is due after this many times the network time that i
 SMOOTHING = 0.1  # weight of the newest tick in the running mean of the tick's time
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far a sample is; x_0 [...] is the network's present idea of the result."""
-
-    row: int
-    nfe: int
-    x_0: Tensor
-
-
-@dataclass(frozen=True)
-class Order(Generic[R]):
-    """One sample to make: unit-variance noise [...] through the plan, then `finish(x_0 [...])` beside the tick thread.
-
-    generator: where a stochastic plan draws its noise. label: a class, or None. priority: higher goes first.
-    deadline_s: seconds from now; refused at once if it cannot be met, dropped as soon as it is missed.
-    watch: called from the tick thread after each row; it must return at once.
-    """
-
-    plan: SamplingPlan
-    noise: Tensor
-    finish: Callable[[Tensor], R]
-    generator: Generator | None = None
-    label: int | None = None
-    priority: int = 0
-    deadline_s: float | None = None
-    watch: Callable[[Progress], None] | None = None
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Seconds that a sample waited, ran on the network among others, and was being finished."""
-
-    queue_s: float
-    sample_s: float
-    finish_s: float
-
-
-@dataclass(eq=False)
-class Ticket(Generic[R]):
-    """A sample that was taken on: its future result, and the way to give it up."""
-
-    order: Order[R]
-    number: int
-    submitted: float
-    due: float
-    deadline: float | None
-    future: "Future[tuple[R, Timing]]" = field(default_factory=Future)
-    started: float = 0.0
-    sampled: float = 0.0
-
-    def cancel(self) -> None:
-        """Give it up: its place is free at the next tick."""
-        self.future.cancel()
-
-    @property
-    def urgency(self) -> tuple[int, float, int]:
-        """Sorts the most urgent first."""
-        return (-self.order.priority, self.due, self.number)
-
-
-@dataclass
-class Stats:
-    """Counts since the start; seconds are of the tick thread."""
-
-    ticks: int = 0
-    rows: int = 0
-    finished: int = 0
-    cancelled: int = 0
-    refused: int = 0
-    failed: int = 0
-    network_s: float = 0.0
-    tick_s: float = 0.0
-
-    @property
-    def overhead(self) -> float:
-        """The share of a tick that is not the network's."""
-        return 1.0 - self.network_s / self.tick_s if self.tick_s else 0.0
-
-
 class Engine:
-    """Runs orders of one latent shape on one network; thread-safe. Use as a context manager, or call `tick` yourself.
+    """Runs orders of one latent shape on one network; thread-safe. Use as a context manager, or call `tick`
+    yourself.
 
-    batch: samples per network call; the call always has this shape. slots: samples in progress at most; queue: how
-    many more may wait. network_s: first guess of one call's time.
+    batch: samples per network call; the call always has this shape. slots: samples in progress at most;
+    queue: how many more may wait. network_s: first guess of one call's time.
     """
 
     def __init__(
@@ -137,7 +58,13 @@ class Engine:
             raise ValueError(f"need 1 <= batch <= slots, got batch = {batch} and slots = {slots}")
         self.stats = Stats()
         self.tick_s = network_s
-        self._network, self._batch, self._slots, self._queue, self._clock = network, batch, slots, queue, clock
+        self._network, self._batch, self._slots, self._queue, self._clock = (
+            network,
+            batch,
+            slots,
+            queue,
+            clock,
+        )
         self._empty = PlanBatch.empty(shape, device=device)
         self._active = self._empty
         self._parked: dict[int, PlanBatch] = {}
@@ -150,18 +77,21 @@ class Engine:
         self._pool = ThreadPoolExecutor(finishers, thread_name_prefix="finish")
         self._thread: threading.Thread | None = None
 
-    # ---- from any thread ----------------------------------------------------------------------------------------
+    # ---- from any thread
+    # ----------------------------------------------------------------------------------------
 
     def submit(self, order: Order[R]) -> Ticket[R]:
-        """Take an order on. Raises Overloaded if the queue is full or the deadline cannot be met, NotReady when closed."""
+        """Take an order on. Raises OverloadError if the queue is full or the deadline cannot be met,
+        NotReadyError when closed.
+        """
         with self._changed:
             now = self._clock()
             if self._closed:
-                raise NotReady("the endpoint is shutting down; ask another one, or later", 5.0)
+                raise NotReadyError("the endpoint is shutting down; ask another one, or later", 5.0)
             load = len(self._waiting) + len(self._tickets) + self._finishing
             if load >= self._slots + self._queue:
                 self.stats.refused += 1
-                raise Overloaded(
+                raise OverloadError(
                     f"{load} samples are waiting or under way, and no more are taken on; try again later",
                     self.tick_s * order.plan.nfe,
                 )
@@ -181,7 +111,16 @@ class Engine:
     def load(self) -> dict[str, int]:
         """How many samples wait, run, and are being finished."""
         with self._changed:
-            return {"waiting": len(self._waiting), "running": len(self._tickets), "finishing": self._finishing}
+            return {
+                "waiting": len(self._waiting),
+                "running": len(self._tickets),
+                "finishing": self._finishing,
+            }
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the tick thread runs."""
+        return self._thread is not None and self._thread.is_alive()
 
     def __enter__(self) -> "Engine":
         self._thread = threading.Thread(target=self._run, name="ticks", daemon=True)
@@ -204,13 +143,15 @@ class Engine:
         return True
 
     def close(self) -> None:
-        """Stop at once: what is not finished fails with NotReady."""
+        """Stop at once: what is not finished fails with NotReadyError."""
         with self._changed:
             self._closed = True
             leftover = [ticket for _, ticket in self._waiting] + list(self._tickets.values())
             self._waiting.clear()
             for ticket in leftover:
-                self._fail(ticket, NotReady("the endpoint was shut down before the sample was done", 5.0))
+                self._fail(
+                    ticket, NotReadyError("the endpoint was shut down before the sample was done", 5.0)
+                )
             self._tickets.clear()
             self._parked.clear()
             self._changed.notify_all()
@@ -218,7 +159,8 @@ class Engine:
             self._thread.join()
         self._pool.shutdown(wait=True)
 
-    # ---- the tick thread ----------------------------------------------------------------------------------------
+    # ---- the tick thread
+    # ----------------------------------------------------------------------------------------
 
     @torch.inference_mode()
     def tick(self) -> bool:
@@ -267,7 +209,7 @@ class Engine:
         expected = (ahead + ticket.order.plan.nfe) * self.tick_s
         if now + expected > ticket.deadline:
             self.stats.refused += 1
-            raise Overloaded(
+            raise OverloadError(
                 f"the sample would take about {expected:.2f} s, which is beyond its deadline; "
                 "allow more, or ask for a plan of fewer steps",
                 ahead * self.tick_s,
@@ -276,7 +218,9 @@ class Engine:
     def _rows_before(self, urgency: tuple[int, float, int] | None) -> int:
         """Rows still to run of the samples that are more urgent; of all of them for None."""
         rows = sum(t.order.plan.nfe for u, t in self._waiting if urgency is None or u < urgency)
-        done = {item.key: item.row for batch in (self._active, *self._parked.values()) for item in batch.items}
+        done = {
+            item.key: item.row for batch in (self._active, *self._parked.values()) for item in batch.items
+        }
         return rows + sum(
             ticket.order.plan.nfe - done.get(number, 0)
             for number, ticket in self._tickets.items()
@@ -288,7 +232,9 @@ class Engine:
         waiting = [ticket for _, ticket in self._waiting]
         for ticket in [*waiting, *self._tickets.values()]:
             if ticket.deadline is not None and now > ticket.deadline:
-                self._fail(ticket, TimedOut("the sample missed its deadline; allow more time, or fewer steps"))
+                self._fail(
+                    ticket, TooLateError("the sample missed its deadline; allow more time, or fewer steps")
+                )
         if any(ticket.future.done() for ticket in waiting):
             self.stats.cancelled += sum(ticket.future.cancelled() for ticket in waiting)
             self._waiting = [(u, ticket) for u, ticket in self._waiting if not ticket.future.done()]
@@ -313,8 +259,8 @@ class Engine:
         numbers = {ticket.number for ticket in chosen}
         if {item.key for item in self._active.items} == numbers:
             return
-        for item in self._active.items:
-            self._parked[item.key] = self._active.keep(lambda each, key=item.key: each.key == key)  # type: ignore[misc]
+        for number in [item.key for item in self._active.items]:
+            self._parked[number] = self._active.keep(lambda item, wanted=number: item.key == wanted)  # type: ignore[index, misc]
         self._active = join([self._parked.pop(ticket.number) for ticket in chosen])
 
     def _call(
@@ -366,12 +312,15 @@ class Engine:
         self.stats.tick_s += tick_s
         self.tick_s += SMOOTHING * (tick_s - self.tick_s)
 
-    # ---- the finishers ------------------------------------------------------------------------------------------
+    # ---- the finishers
+    # ------------------------------------------------------------------------------------------
 
     def _finish(self, ticket: Ticket[Any], x_0: Tensor) -> None:
         try:
             if not bool(torch.isfinite(x_0).all()):
-                raise ServingError("the sample is not finite: the network or the plan is broken for this seed")
+                raise ServingError(
+                    "the sample is not finite: the network or the plan is broken for this seed"
+                )
             with torch.inference_mode():
                 value = ticket.order.finish(x_0)
             end = self._clock()
@@ -393,9 +342,10 @@ def join(batches: list[PlanBatch]) -> PlanBatch:
     """One batch of several; what one remembers and another does not is filled with zeros, which nobody reads."""
     depth = max(len(batch.history) for batch in batches)
     history = tuple(
-        torch.cat([batch.history[j] if j < len(batch.history) else torch.zeros_like(batch.x) for batch in batches])
+        torch.cat(
+            [batch.history[j] if j < len(batch.history) else torch.zeros_like(batch.x) for batch in batches]
+        )
         for j in range(depth)
     )
     items = tuple(item for batch in batches for item in batch.items)
     return PlanBatch(items, torch.cat([batch.x for batch in batches]), history)
-

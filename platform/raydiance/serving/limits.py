@@ -1,6 +1,7 @@
 """Limits that hold before a request is read: the size of its body and the time it may take to come in.
 
-Runs in Serve's proxy, which would otherwise hold a body of any size in memory, so nothing heavy is imported here.
+Runs in Serve's proxy, which would otherwise hold a body of any size in memory, so nothing heavy is imported
+here.
 """
 
 import asyncio
@@ -32,7 +33,9 @@ class BodyLimit:
             return
         announced = dict(scope["headers"]).get(b"content-length", b"0")
         if not announced.isdigit() or int(announced) > self._max_bytes:
-            await _refuse(send, 413, "The request is too large", f"a body may have {self._max_bytes} bytes at most")
+            await _refuse(
+                send, 413, "The request is too large", f"a body may have {self._max_bytes} bytes at most"
+            )
             return
         try:
             messages = await asyncio.wait_for(self._read(receive), self._timeout_s)
@@ -40,7 +43,9 @@ class BodyLimit:
             await _refuse(send, 408, "Request Timeout", f"the body did not come within {self._timeout_s:g} s")
             return
         if messages is None:
-            await _refuse(send, 413, "The request is too large", f"a body may have {self._max_bytes} bytes at most")
+            await _refuse(
+                send, 413, "The request is too large", f"a body may have {self._max_bytes} bytes at most"
+            )
             return
 
         async def replay() -> Message:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,11 +10,12 @@ import torch
 
 from raydiance.config.platform import ServeSpec
 from raydiance.errors import RequestError
-from raydiance.generation import Bundle, load_bundle, noise_generator
+from raydiance.generation import load_bundle, noise_generator
 from raydiance.generation.execution import holds_still, noise_network, tile_size
 from raydiance.serving.answers import Answer, Piece, finish, pack
-from raydiance.serving.engine import Engine, Order, Ticket, Timing
-from raydiance.serving.problems import ServingError, Unprocessable
+from raydiance.serving.engine import Engine
+from raydiance.serving.orders import Order, Ticket, Timing
+from raydiance.serving.problems import NotReadyError, ServingError, UnprocessableError
 from raydiance.serving.schema import Format, ModelInfo, PlanInfo, SampleRequest
 from raydiance.storage import Artifact
 
@@ -69,17 +71,16 @@ class Sampler:
         plan = min(self.bundle.plans, key=lambda name: self.bundle.plans[name].nfe)
         request = SampleRequest(seed=0, plan=plan, size=32, views=1)
         for form in (Format.glb, Format.png):
-            try:
+            with suppress(ServingError):  # an empty sample is no reason not to serve the others
                 self._submit(request, form, 0).future.result()
-            except ServingError:
-                pass  # an empty sample is no reason not to serve the others
 
     async def sample(self, request: SampleRequest, form: Format) -> Answer:
-        """The answer to a request. Raises ServingError; if the caller gives up, the places are free at the next tick."""
+        """The answer to a request. Raises ServingError; if the caller gives up, the places are free at the
+        next tick.
+        """
         tickets: list[Ticket[Piece]] = []
         try:
-            for seed in request.all_seeds:
-                tickets.append(self._submit(request, form, seed))
+            tickets.extend(self._submit(request, form, seed) for seed in request.all_seeds)
             results = await asyncio.gather(*(asyncio.wrap_future(ticket.future) for ticket in tickets))
         except BaseException:
             for ticket in tickets:
@@ -117,6 +118,11 @@ class Sampler:
         ]
         return Description(model, plans)
 
+    def check(self) -> None:
+        """Raise NotReadyError if the engine has stopped."""
+        if not self.engine.is_alive:
+            raise NotReadyError("the engine's thread has ended")
+
     def close(self, drain_s: float = 0.0) -> None:
         """Finish what is under way for up to `drain_s`, then stop."""
         self.engine.drain(drain_s)
@@ -126,7 +132,7 @@ class Sampler:
         try:
             plan, label = self.bundle.plan(request.plan_name), self.bundle.label(request.category)
         except RequestError as error:
-            raise Unprocessable(str(error)) from error
+            raise UnprocessableError(str(error)) from error
         generator = noise_generator(seed)
         order = Order(
             plan,

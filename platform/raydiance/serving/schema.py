@@ -65,22 +65,31 @@ class SampleRequest(Strict):
     Give `seed` (and `count` for seed, seed + 1, ...) or a list of `seeds`; a `plan` by name or a `quality`.
     """
 
-    seed: Seed | None = Field(None, description="the first seed; 0 if neither seed nor seeds is given")
+    seed: Seed | None = Field(
+        default=None, description="the first seed; 0 if neither seed nor seeds is given"
+    )
     seeds: Annotated[list[Seed], Field(min_length=1, max_length=64)] | None = None
     count: Annotated[int, Field(ge=1, le=64)] = 1
-    plan: Name | None = Field(None, description="a name out of GET /v1/plans")
+    plan: Name | None = Field(default=None, description="a name out of GET /v1/plans")
     quality: Literal["draft", "standard", "best"] | None = None
-    category: Name | None = Field(None, description="what to make, where the bundle was taught categories")
-    format: Format | None = Field(None, description="overrides the Accept header")
-    resolution: Annotated[int, Field(ge=16, le=1024)] | None = Field(
-        None, description="grid points per axis that the mesh is drawn from; the field's own if not given"
+    category: Name | None = Field(
+        default=None, description="what to make, where the bundle was taught categories"
     )
-    size: Annotated[int, Field(ge=32, le=1024)] = Field(128, description="pixels per view of images and turntables")
-    views: Annotated[int, Field(ge=1, le=72)] = Field(8, description="views on a sheet")
-    frames: Annotated[int, Field(ge=8, le=120)] = Field(36, description="frames of a turntable")
-    priority: Annotated[int, Field(ge=-1, le=1)] = Field(0, description="1 before 0 before -1 (background)")
+    format: Format | None = Field(default=None, description="overrides the Accept header")
+    resolution: Annotated[int, Field(ge=16, le=1024)] | None = Field(
+        default=None,
+        description="grid points per axis that the mesh is drawn from; the field's own if not given",
+    )
+    size: Annotated[int, Field(ge=32, le=1024)] = Field(
+        default=128, description="pixels per view of images and turntables"
+    )
+    views: Annotated[int, Field(ge=1, le=72)] = Field(default=8, description="views on a sheet")
+    frames: Annotated[int, Field(ge=8, le=120)] = Field(default=36, description="frames of a turntable")
+    priority: Annotated[int, Field(ge=-1, le=1)] = Field(
+        default=0, description="1 before 0 before -1 (background)"
+    )
     deadline_ms: Annotated[int, Field(ge=1, le=3_600_000)] | None = Field(
-        None, description="refused at once if it cannot be met"
+        default=None, description="refused at once if it cannot be met"
     )
 
     @model_validator(mode="after")
@@ -139,7 +148,9 @@ class PlanInfo(Strict):
     order: int
     stochastic: bool
     default: bool
-    estimate_ms: float | None = Field(None, description="network time alone on this replica, unloaded")
+    estimate_ms: float | None = Field(
+        default=None, description="network time alone on this replica, unloaded"
+    )
 
 
 class PlanList(Strict):
@@ -160,7 +171,9 @@ class Problem(BaseModel):
 
 
 def negotiate(accept: str | None) -> Format | None:
-    """The format that an Accept header asks for most (RFC 9110, 12.5.1); glb for none, None if nothing matches."""
+    """The format that an Accept header asks for most (RFC 9110, 12.5.1); glb for none, None if nothing
+    matches.
+    """
     if not accept or not accept.strip():
         return Format.glb
     wishes = [_media_range(part) for part in accept.split(",") if part.strip()]

@@ -1,0 +1,5 @@
+"""`python -m raydiance.cli` is `raydiance`."""
+
+from raydiance.cli import main
+
+main()
