@@ -29,7 +29,7 @@ PLANS: dict[str, tuple[Callable[[dict[str, Any]], SamplingPlan], float]] = {
     "ddim-eta0.5-10": (lambda case: plans.ddim(LINEAR, leading(case), eta=0.5), 1e-5),
     "ddim-eta1-20": (lambda case: plans.ddpm(LINEAR, leading(case)), 1e-5),
     "plms-10": (lambda case: plans.plms(LINEAR, leading(case)), 1e-5),
-    # its Runge-Kutta stages lie half way between two steps, T // S // 2, and ours half way in time: the same if even
+    # their Runge-Kutta stages are at T // S // 2, ours half way in time: the same if T // S is even
     "fpndm-10": (lambda case: plans.fpndm(LINEAR, leading(case)), 1e-5),
     "fpndm-50": (lambda case: plans.fpndm(LINEAR, leading(case)), 1e-5),
     "dpmpp2m-12": (lambda case: plans.dpm_solver_pp(LINEAR, given(case)), 1e-5),

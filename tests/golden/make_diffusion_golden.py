@@ -1,9 +1,10 @@
-"""Writes diffusion_diffusers.json: where diffusers' schedulers end on a Gaussian mixture with exact predictions.
+"""Writes diffusion_diffusers.json: where diffusers' schedulers end on a Gaussian mixture with exact
+predictions.
 
     PYTHONPATH=platform python tests/golden/make_diffusion_golden.py      # needs the extra `bench`
 
-Float64, element by element, with the noise levels each scheduler used, so that a plan on the same levels must end at the
-same place.
+Float64, element by element, with the noise levels each scheduler used, so that a plan on the same levels must
+end at the same place.
 """
 
 import importlib.metadata
@@ -24,8 +25,11 @@ LINEAR = schedules.linear()
 MIXTURE = mixtures.smooth()
 
 
-def run(scheduler: Any, num_steps: int, *, by_sigma: bool = False, noise_seed: int | None = None, **options: Any) -> Any:
-    """The end point; the network is asked at the scheduler's own noise level (its sigma, where it has one)."""
+def run(
+    scheduler: Any, num_steps: int, *, by_sigma: bool = False, noise_seed: int | None = None, **options: Any
+) -> Any:
+    """The end point; the network is asked at the scheduler's own noise level (its sigma, where it has one).
+    """
     scheduler.set_timesteps(num_steps)
     noise = torch.Generator().manual_seed(noise_seed or 0)
     x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(SEED), dtype=torch.float64)
@@ -65,7 +69,9 @@ def main() -> None:
         "fpndm-50": run(PNDMScheduler(**BASE, set_alpha_to_one=True), 50),
         "plms-10": run(PNDMScheduler(**BASE, set_alpha_to_one=True, skip_prk_steps=True), 10),
         "dpmpp2m-12": run(DPMSolverMultistepScheduler(**BASE, use_karras_sigmas=True), 12, by_sigma=True),
-        "dpmpp3m-20": run(DPMSolverMultistepScheduler(**BASE, use_lu_lambdas=True, solver_order=3), 20, by_sigma=True),
+        "dpmpp3m-20": run(
+            DPMSolverMultistepScheduler(**BASE, use_lu_lambdas=True, solver_order=3), 20, by_sigma=True
+        ),
     }
     certificate = {
         "tool": "diffusers",

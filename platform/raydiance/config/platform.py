@@ -80,7 +80,7 @@ class ServeSpec:
     """How the endpoint runs: where it listens, how much it takes on, how long it waits.
 
     `bundle` is a key in the store ("bundle/..."), NAME@ALIAS in the model registry, or "latest". A replica
-    runs at most `slots` requests in one batch and lets `queue` more wait; what comes beyond is refused.
+    has at most `slots` samples in progress and lets `queue` more wait; what comes beyond is refused.
     """
 
     bundle: str = "latest"

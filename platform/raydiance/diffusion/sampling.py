@@ -7,22 +7,18 @@ and the loop can be compiled or captured.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from raydiance.diffusion.batching import PlanBatch, Query
 from raydiance.diffusion.plan import Form, SamplingPlan
+from raydiance.diffusion.preconditioning import NoisePredictor
 from raydiance.diffusion.randomness import Randomness, draw_noise
 from raydiance.errors import ConfigError
 
 __all__ = ["NoisePredictor", "PlanBatch", "Query", "Randomness", "SamplerState", "Step", "sample"]
-
-NoisePredictor: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""eps = predict_noise(x [B, ...], sigma [B]): a new tensor of the shape of x at each call (it is remembered,
-not copied).
-"""
 
 
 class SamplerState(NamedTuple):

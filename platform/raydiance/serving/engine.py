@@ -339,7 +339,9 @@ class Engine:
 
 
 def join(batches: list[PlanBatch]) -> PlanBatch:
-    """One batch of several; what one remembers and another does not is filled with zeros, which nobody reads."""
+    """One batch of several; what one remembers and another does not is filled with zeros, which nobody
+    reads.
+    """
     depth = max(len(batch.history) for batch in batches)
     history = tuple(
         torch.cat(

@@ -31,7 +31,9 @@ class Description:
 
 
 class Sampler:
-    """Answers sample requests from one bundle; `sample` is safe to call many times at once on one event loop."""
+    """Answers sample requests from one bundle; `sample` is safe to call many times at once on one event
+    loop.
+    """
 
     def __init__(self, artifact: Artifact, spec: ServeSpec, device: torch.device | str | None = None) -> None:
         torch.set_num_threads(spec.threads)

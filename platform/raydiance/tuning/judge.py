@@ -134,7 +134,9 @@ def load_judge(
     components: int,
     teacher: Sequence[ArtifactRef] = (),
 ) -> Judge:
-    """The judge of a trained denoiser, once per process; `teacher` holds the parts of the teacher's samples."""
+    """The judge of a trained denoiser, once per process; `teacher` holds the parts of the teacher's
+    samples.
+    """
     trained, encoded = store.get(denoiser), read_latents(store.get(latents))
     network = read_unet(trained.path("spec.json"), trained.path("weights.safetensors")).requires_grad_(False)
     normalised = encoded.statistics.normalise(encoded.raw)

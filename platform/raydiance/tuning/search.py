@@ -41,7 +41,9 @@ def screened(tune: TuneSpec, seed: int) -> list[Candidate]:
 
 
 def scaled(tune: TuneSpec, results: list[Result], num_screened: int) -> list[Candidate]:
-    """The trials after the screening: its best candidates at the other numbers of calls, the best one first."""
+    """The trials after the screening: its best candidates at the other numbers of calls, the best one
+    first.
+    """
     levels = [nfe for nfe in sorted(set(tune.nfe)) if nfe != tune.screen_nfe]
     wanted = [replace(result.candidate, nfe=nfe) for result in winners(tune, results) for nfe in levels]
     return wanted[: max(0, tune.num_trials - num_screened)]

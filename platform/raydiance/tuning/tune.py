@@ -101,7 +101,9 @@ def tune(spec: TuneSpec, run: Run) -> Outcome:
 
 
 def _search(task: Task, run: Run) -> tuple[list[Result], tuple[ArtifactRef, ...]]:
-    """Run what is missing of the search: all results, and the parts of the teacher's samples in their order."""
+    """Run what is missing of the search: all results, and the parts of the teacher's samples in their
+    order.
+    """
     known, teacher = _kept(task)
     with run.progress.task("tune", total=task.tune.num_trials) as shown:
         for result in known.values():
