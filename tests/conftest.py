@@ -3,15 +3,17 @@
 Servers of the system that are absent are named, and counted where they must not be absent.
 """
 
+import ctypes
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,15 +75,27 @@ class S3Server:
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """rclone's S3 server on a folder of its own."""
-    folder = tmp_path_factory.mktemp("s3")
+    with serve_s3(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3_on() -> Callable[..., AbstractContextManager[S3Server]]:
+    """Starts another S3 server: `s3_on(folder, *options)`."""
+    return serve_s3
+
+
+@contextmanager
+def serve_s3(folder: Path, *options: str) -> Iterator[S3Server]:
+    """An S3 server on this folder, with its log beside it."""
     port = free_port()
     server = S3Server(f"http://127.0.0.1:{port}", folder, "accesskey", "secretkey12")
     command = [
         *(str(Path(sys.executable).with_name("rclone")), "serve", "s3", str(folder)),
         *("--addr", f"127.0.0.1:{port}", "--auth-key", f"{server.access_key},{server.secret_key}"),
-        *("--config", os.devnull),
+        *("--config", os.devnull, *options),
     ]
-    with running(command, folder.with_name("s3.log"), lambda: accepts(port)):
+    with running(command, folder.with_name(f"{folder.name}.log"), lambda: accepts(port)):
         yield server
 
 
@@ -89,14 +103,20 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of an MLflow server with a SQLite database and a folder for files."""
     folder = tmp_path_factory.mktemp("mlflow")
-    with mlflow_on(f"sqlite:///{folder}/mlflow.db", folder) as url:
+    with serve_mlflow(f"sqlite:///{folder}/mlflow.db", folder) as url:
         yield url
 
 
+@pytest.fixture(scope="session")
+def mlflow_on() -> Callable[..., AbstractContextManager[str]]:
+    """Starts another MLflow server: `mlflow_on(database, folder, port)`."""
+    return serve_mlflow
+
+
 @contextmanager
-def mlflow_on(database: str, folder: Path) -> Iterator[str]:
+def serve_mlflow(database: str, folder: Path, port: int | None = None) -> Iterator[str]:
     """An MLflow server on this database, with its files and its log in the folder."""
-    port = free_port()
+    port = port or free_port()
     url = f"http://127.0.0.1:{port}"
     command = [
         *(
@@ -135,6 +155,7 @@ def running(
             stderr=subprocess.STDOUT,
             env=os.environ | (environment or {}),
             start_new_session=True,
+            preexec_fn=_end_with_parent,
         )
     try:
         deadline = time.monotonic() + timeout_s
@@ -155,6 +176,13 @@ def end(process: "subprocess.Popen[bytes]") -> None:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, 9)
         process.wait()
+
+
+def _end_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(
+            1, signal.SIGTERM
+        )  # PR_SET_PDEATHSIG: a killed test run leaves no server behind
 
 
 def free_port() -> int:

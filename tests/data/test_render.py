@@ -89,6 +89,8 @@ def test_a_split_that_leaves_nothing_or_has_no_effect_is_refused(every: int) -> 
 def test_the_tracker_hears_of_settings_inputs_and_numbers(run: Run, outcome: Outcome) -> None:
     tracker = run.tracker
     assert isinstance(tracker, MemoryTracker)
-    assert tracker.params["render.num_views"] == 8
+    assert tracker.params["num_views"] == 8
     assert tracker.inputs[0] == ("render", run.inputs["ingest"].ref)
     assert tracker.metrics["rays_per_s"]
+    ((_, sheet),) = tracker.images["views"][:1]
+    assert sheet.shape[2] == 3 and (sheet < 255).mean() > 0.05

@@ -175,6 +175,18 @@ def test_a_file_that_takes_too_long_ends_the_child_and_the_next_one_is_read(tmp_
         assert reader._child is not first
 
 
+def test_a_child_that_died_between_two_files_costs_one_of_them(tmp_path: Path) -> None:
+    (tmp_path / "good.glb").write_bytes(simple())
+    with MeshReader(MeshLimits()) as reader:
+        reader.read(tmp_path / "good.glb")
+        assert reader._child is not None
+        reader._child.kill()
+        reader._child.wait()
+        with pytest.raises(DataError, match="stop"):
+            reader.read(tmp_path / "good.glb")
+        assert len(reader.read(tmp_path / "good.glb").faces) == 1
+
+
 def test_memory_is_limited_in_the_child_and_not_used_here(tmp_path: Path) -> None:
     builder = Builder()
     builder.primitive()

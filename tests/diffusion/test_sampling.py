@@ -117,6 +117,29 @@ def test_sampling_is_differentiable_and_leaves_its_input_alone() -> None:
     assert torch.equal(x.detach(), before)
 
 
+def test_the_dtype_of_the_point_is_kept_whatever_the_network_returns() -> None:
+    plan = unlike_plans()[2]
+    x = plan.start(torch.ones(2, 3, dtype=torch.bfloat16))
+    assert sample(lambda x, s: shrink(x, s).float(), plan, x).dtype == torch.bfloat16
+    double = sample(lambda x, s: shrink(x, s).float(), plan, x.double())
+    assert double.dtype == torch.float64
+
+
+def test_the_whole_loop_compiles_without_a_graph_break() -> None:
+    weight = torch.full((3,), 0.9)
+
+    def predict_noise(x: Tensor, sigma: Tensor) -> Tensor:
+        return shrink(x, sigma) * weight
+
+    for plan in unlike_plans()[2:3]:
+        torch._dynamo.reset()
+        x = start_of(plan, 0)[None]
+        compiled = torch.compile(
+            lambda x, plan=plan: sample(predict_noise, plan, x), fullgraph=True, backend="eager"
+        )
+        torch.testing.assert_close(compiled(x), sample(predict_noise, plan, x))
+
+
 def test_batch_refuses_what_does_not_fit() -> None:
     plan = unlike_plans()[0]
     batch = PlanBatch.empty((4, 3)).admit("a", plan, start_of(plan, 0))

@@ -244,6 +244,11 @@ def test_calls_are_counted_as_published() -> None:
     )
 
 
+def test_repaint_spends_the_calls_of_its_authors() -> None:
+    """T = 250, jump length 10, 10 resamples: 2410 steps down."""
+    assert plans.repaint(LINEAR, grids.trailing(LINEAR, 250)).nfe == 2410
+
+
 def test_restart_spends_its_calls_in_the_interval() -> None:
     plan = plans.restart(EDM, grids.karras(EDM, 18), intervals=((0.14, 0.30, 3, 2),))
     assert plan.nfe == 35 + 2 * 2 * 2  # two ways down of two Heun steps

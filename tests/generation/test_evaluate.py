@@ -13,12 +13,13 @@ from raydiance.data.views import ViewDataset
 from raydiance.errors import ConfigError, DataError
 from raydiance.fields import VoxelField, orbit_cameras
 from raydiance.generation import EvaluateSpec, evaluate
-from raydiance.generation.assemble import assemble, read_latents
+from raydiance.generation.assemble import Latents, assemble, read_latents
 from raydiance.generation.measure import (
+    Looking,
+    decoded,
     direct_latents,
     distances,
     evenly,
-    latent_view_set,
     objects_of,
     reconstruct,
 )
@@ -57,24 +58,58 @@ def finished(store: Store, inputs: dict[str, Artifact]) -> tuple[Outcome, Memory
     return evaluate(SPEC, run), tracker
 
 
-def test_a_decoder_that_made_the_views_reconstructs_them(inputs: dict[str, Artifact]) -> None:
-    model, data = assemble(inputs), ViewDataset(inputs["render"])
-    done: list[int] = []
-    rows = reconstruct(
-        model, data, read_latents(inputs["encode"]), samples_per_ray=SAMPLES_PER_RAY, done=done.append
-    )
+@pytest.fixture(scope="module")
+def data(inputs: dict[str, Artifact]) -> ViewDataset:
+    return ViewDataset(inputs["render"])
+
+
+@pytest.fixture(scope="module")
+def latents(inputs: dict[str, Artifact]) -> Latents:
+    return read_latents(inputs["encode"])
+
+
+@pytest.fixture(scope="module")
+def look(data: ViewDataset) -> Looking:
+    return Looking(data.cameras(0)[evenly(3, VIEWS)], 128, SAMPLES_PER_RAY)
+
+
+def test_a_decoder_that_made_the_views_reconstructs_them(
+    inputs: dict[str, Artifact], data: ViewDataset, latents: Latents, look: Looking
+) -> None:
+    model, objects, done = assemble(inputs), objects_of(data, latents), []
+    fields = decoded(model, latents.raw, lambda: done.append(1))
+    rows, seen = reconstruct(fields, objects, data, look)
     assert [row["object"] for row in rows] == data.object_ids[:5]
-    assert sum(done) == 5
+    assert len(done) == 5
     assert min(float(str(row["psnr"])) for row in rows) > 40  # 8 bits a channel leave that much
     assert min(float(str(row["ssim"])) for row in rows) > 0.99
 
+    real = real_view_set(data, objects, evenly(3, VIEWS), 128)
+    assert real.images.shape == (15, 3, SIZE, SIZE)
+    torch.testing.assert_close(seen.images, real.images, atol=0.02, rtol=0)
+    found = distances(seen, real, view_features())
+    moved = distances(type(seen)(1 - seen.images, seen.points + 1), real, view_features())
+    assert found.fd_views < 0.01 * moved.fd_views
+    assert found.shapes.nearest.tolist() == list(range(5))
+    assert found.shapes.minimum_matching < 0.05 * moved.shapes.minimum_matching
 
-def test_a_worse_decoder_scores_less(inputs: dict[str, Artifact]) -> None:
-    model, data = assemble(inputs), ViewDataset(inputs["render"])
-    latents = read_latents(inputs["encode"])
-    spoilt = type(latents)(latents.raw.flip(0), latents.statistics, latents.object_ids, latents.categories)
-    rows = reconstruct(model, data, spoilt, samples_per_ray=SAMPLES_PER_RAY, done=lambda n: None)
+
+def test_a_worse_decoder_scores_less(
+    inputs: dict[str, Artifact], data: ViewDataset, latents: Latents, look: Looking
+) -> None:
+    fields = decoded(assemble(inputs), latents.raw.flip(0), lambda: None)
+    rows, _ = reconstruct(fields, objects_of(data, latents), data, look)
     assert np.mean([float(str(row["psnr"])) for row in rows]) < 35
+
+
+def test_views_of_which_none_is_held_out_are_refused(data: ViewDataset, look: Looking) -> None:
+    class AllTrained(ViewDataset):
+        def __init__(self, folder: Path) -> None:
+            super().__init__(folder)
+            self.held_out_views = self.held_out_views[:0]
+
+    with pytest.raises(ConfigError, match=r"render\.held_out_every"):
+        reconstruct([], [], AllTrained(data.folder), look)
 
 
 def test_latents_of_other_objects_are_refused(inputs: dict[str, Artifact]) -> None:
@@ -82,30 +117,6 @@ def test_latents_of_other_objects_are_refused(inputs: dict[str, Artifact]) -> No
     strange = type(latents)(latents.raw, latents.statistics, ("else", *latents.object_ids[1:]), ())
     with pytest.raises(DataError, match="'else'"):
         objects_of(ViewDataset(inputs["render"]), strange)
-
-
-def test_the_reconstructions_stand_where_the_real_objects_stand(inputs: dict[str, Artifact]) -> None:
-    model, data = assemble(inputs), ViewDataset(inputs["render"])
-    latents = read_latents(inputs["encode"])
-    views = evenly(3, VIEWS)
-    real = real_view_set(data, objects_of(data, latents), views, 128)
-    assert real.images.shape == (15, 3, SIZE, SIZE)
-    ours = latent_view_set(
-        model,
-        latents.raw,
-        data,
-        views,
-        samples_per_ray=SAMPLES_PER_RAY,
-        num_points=128,
-        batch_size=2,
-        done=lambda n: None,
-    )
-    torch.testing.assert_close(ours.images, real.images, atol=0.02, rtol=0)
-    found = distances(ours, real, view_features())
-    moved = distances(type(ours)(1 - ours.images, ours.points + 1), real, view_features())
-    assert found.fd_views < 0.01 * moved.fd_views
-    assert found.shapes.nearest.tolist() == list(range(5))
-    assert found.shapes.minimum_matching < 0.05 * moved.shapes.minimum_matching
 
 
 def test_direct_latents_have_the_mean_and_covariance_of_the_latents() -> None:

@@ -1,12 +1,21 @@
 import pytest
 import torch
 
-from raydiance.models import Autodecoder, AutodecoderSpec, FieldDecoder, LatentGenerator, load_weights, save_weights
+from raydiance.models import (
+    Autodecoder,
+    AutodecoderSpec,
+    FieldDecoder,
+    LatentGenerator,
+    load_weights,
+    save_weights,
+)
 from raydiance.models.autodecoder import activate, spread
 from raydiance.training.randomness import seeded
 
 SMALL = AutodecoderSpec(code_dim=8, latent_channels=4, field_resolution=16, widths=(16, 8), depths=(1, 1))
-FULL = AutodecoderSpec(code_dim=8, latent_channels=4, field_resolution=16, widths=(16, 8, 8), depths=(1, 1, 1))
+FULL = AutodecoderSpec(
+    code_dim=8, latent_channels=4, field_resolution=16, widths=(16, 8, 8), depths=(1, 1, 1)
+)
 
 
 def build(spec: AutodecoderSpec, num_objects: int = 3) -> Autodecoder:
@@ -64,7 +73,9 @@ def test_subpixel_puts_each_channel_at_its_voxel():
 
 
 def test_zero_codes_start_alike_and_part_ways():
-    spec = AutodecoderSpec(code_dim=8, latent_channels=4, field_resolution=16, widths=(16, 8), depths=(1, 1), code_std=0)
+    spec = AutodecoderSpec(
+        code_dim=8, latent_channels=4, field_resolution=16, widths=(16, 8), depths=(1, 1), code_std=0
+    )
     model = Autodecoder(spec, 2)
     assert torch.equal(model.codes.weight, torch.zeros(2, 8))
     grid = model(torch.tensor([0, 1]))
@@ -83,7 +94,12 @@ def test_decoder_loads_out_of_a_whole_autodecoder(tmp_path):
 
 def test_attention_reaches_across_the_volume():
     spec = AutodecoderSpec(
-        code_dim=8, latent_channels=4, latent_resolution=8, field_resolution=16, widths=(8, 8), depths=(0, 0),
+        code_dim=8,
+        latent_channels=4,
+        latent_resolution=8,
+        field_resolution=16,
+        widths=(8, 8),
+        depths=(0, 0),
         attention_resolutions=(8,),
     )
     decoder = build(spec).decoder

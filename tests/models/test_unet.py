@@ -75,7 +75,9 @@ def test_labels_without_classes_are_refused():
         UNet(spec(1))(torch.zeros(1, 2, 4), torch.zeros(1), condition=torch.zeros(1, dtype=torch.long))
 
 
-@pytest.mark.parametrize("wrong", [{"dims": 4}, {"attention_levels": (2,)}, {"num_heads": 3}, {"multipliers": ()}])
+@pytest.mark.parametrize(
+    "wrong", [{"dims": 4}, {"attention_levels": (2,)}, {"num_heads": 3}, {"multipliers": ()}]
+)
 def test_impossible_specs_are_refused_by_name(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         UNetSpec(**wrong)

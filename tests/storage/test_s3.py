@@ -8,7 +8,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -189,8 +190,10 @@ def test_after_an_exception_nothing_is_left(store: Store, served: Path, tmp_path
     with pytest.raises(ZeroDivisionError), store.create("views", "chairs") as draft:
         draft.path("a.txt").write_text("half")
         _ = 1 / 0
-    for folder in (served, tmp_path / "cache"):
-        assert [path for path in folder.rglob("*") if path.is_file()] == []
+    left = [
+        path.name for folder in (served, tmp_path / "cache") for path in folder.rglob("*") if path.is_file()
+    ]
+    assert left == [".probe"]
 
 
 def refused(url: str) -> str:
@@ -267,6 +270,25 @@ def test_a_cache_that_cannot_be_written_is_told(
     monkeypatch.setenv("RAYDIANCE_CACHE", str(tmp_path / "file"))
     with pytest.raises(StoreError, match="set RAYDIANCE_CACHE"), store.create("views", "chairs"):
         pass
+
+
+def test_a_store_that_may_only_be_read_is_told_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s3_on: Callable[..., AbstractContextManager[object]]
+) -> None:
+    (tmp_path / "served" / BUCKET).mkdir(parents=True)
+    with s3_on(tmp_path / "served", "--read-only") as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        store = Store.open(f"s3://{BUCKET}/x")
+        assert store.list() == []
+        began = time.monotonic()
+        with pytest.raises(StoreError, match="could not be written"), store.create("views", "chairs"):
+            pytest.fail("the work began")
+        assert time.monotonic() - began < 20
+
+
+def test_whether_the_server_keeps_create_only_puts_is_proved(store: Store) -> None:
+    assert store.backend.prove() is False  # rclone ignores If-None-Match
 
 
 def test_a_missing_artifact_is_told(store: Store) -> None:

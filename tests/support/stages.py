@@ -59,11 +59,11 @@ def stage_artifacts(store: Store, *, num_objects: int = 6, num_test: int = 1) ->
     with store.create("plans", "tiny", parents=[draft.artifact.ref]) as draft:
         for name, plan in model.plans.items():
             draft.path(f"plans/{name}.json").write_text(plan.to_json())
-        front = [
-            {"name": name, "nfe": plan.nfe, "error": 1.0 / plan.nfe, "front": name != "stochastic"}
-            for name, plan in model.plans.items()
+        rows = [
+            {"plan": plan.name, "nfe": plan.nfe, "error": None if plan.is_stochastic else 1.0 / plan.nfe}
+            for plan in model.plans.values()
         ]
-        write_json(draft.path("front.json"), front)
+        write_json(draft.path("front.json"), {"trials": rows, "front": rows[:1]})
     artifacts["tune"] = draft.artifact
     return artifacts
 

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import matplotlib
@@ -154,6 +156,7 @@ def count(tracker: MlflowTracker) -> None:
             tracker.log_metrics({f"count-{os.getpid()}": step}, step)
 
 
+@pytest.mark.parametrize("url", ["embedded"], indirect=True)
 def test_several_processes_write_into_one_run_and_do_not_end_it(url: str, experiment: str) -> None:
     with open_tracker(url, experiment, "train") as tracker:
         with multiprocessing.get_context("spawn").Pool(2) as pool:
@@ -191,8 +194,8 @@ def test_logging_does_not_wait_for_the_database(url: str, experiment: str) -> No
     assert len(MlflowClient(tracker.url).get_metric_history(tracker.run_id, "loss")) == 1000
 
 
-def test_a_killed_writer_loses_no_more_than_two_seconds(url: str, experiment: str) -> None:
-    tracker = open_tracker(url, experiment, "train")
+def test_a_killed_writer_loses_no_more_than_two_seconds(mlflow_server: str, experiment: str) -> None:
+    tracker = open_tracker(mlflow_server, experiment, "train")
     script = """
 import os, pickle, signal, sys, time
 from raydiance.tracking.mlflow import open_tracker
@@ -209,6 +212,31 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert done.returncode == -signal.SIGKILL
     tracker.close()
     assert MlflowClient(tracker.url).get_run(tracker.run_id).data.metrics == {"loss": 1.0}
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_and_returns_has_every_metric(
+    experiment: str, tmp_path: Path, mlflow_on: Callable[..., AbstractContextManager[str]]
+) -> None:
+    database = f"sqlite:///{tmp_path}/mlflow.db"
+    with mlflow_on(database, tmp_path) as url:
+        port = int(url.rpartition(":")[2])
+        tracker = open_tracker(url, experiment, "train")
+        tracker.log_metrics({"loss": 0.0}, 0)
+    tracker.log_image("sheet", np.zeros((8, 8, 3), np.uint8), 50)
+    slowest = 0.0
+    for step in range(1, 100):
+        began = time.perf_counter()
+        tracker.log_metrics({"loss": float(step)}, step)
+        slowest = max(slowest, time.perf_counter() - began)
+        time.sleep(0.02)
+    with mlflow_on(database, tmp_path, port) as url:
+        tracker.close()
+        history = MlflowClient(url).get_metric_history(tracker.run_id, "loss")
+        assert [point.step for point in sorted(history, key=lambda point: point.step)] == list(range(100))
+        assert len(MlflowClient(url).list_artifacts(tracker.run_id, "images")) == 2
+        assert MlflowClient(url).get_run(tracker.run_id).info.status == "FINISHED"
+    assert slowest < 0.05
 
 
 def test_a_bundle_is_found_by_its_alias(url: str, experiment: str, tmp_path: Path) -> None:
@@ -304,3 +332,8 @@ def test_the_server_shows_html_inline(mlflow_server: str, experiment: str) -> No
     address = f"{mlflow_server}/get-artifact?path=report.html&run_uuid={tracker.run_id}"
     with urllib.request.urlopen(address) as answer:
         assert b"<h1>hello</h1>" in answer.read()
+    assert tracker.page == f"{mlflow_server}/#/experiments/{experiment_of(tracker)}/runs/{tracker.run_id}"
+
+
+def experiment_of(tracker: MlflowTracker) -> str:
+    return str(MlflowClient(tracker.url).get_run(tracker.run_id).info.experiment_id)

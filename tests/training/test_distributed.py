@@ -2,12 +2,12 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from tests.training.toys import Toy, loop, losses, worker
 
 from raydiance.errors import ConfigError
 from raydiance.storage import Store
 from raydiance.training import fit
 from raydiance.training.distributed import share
-from tests.training.toys import Toy, loop, losses, worker
 
 STEPS = 50
 

@@ -1,13 +1,14 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
+from tests.training.toys import Toy, loop, losses, worker
 
 from raydiance.errors import NonFiniteLossError, TrainingError
 from raydiance.storage import Store
 from raydiance.training import Batch, Checkpoints, fit, start
 from raydiance.training.loop import learning_rate_factor
-from tests.training.toys import Toy, loop, losses, worker
 
 
 @pytest.fixture
@@ -30,16 +31,16 @@ def test_it_learns_and_reports(store):
 def test_resume_is_bitwise_the_run_that_was_not_interrupted(store):
     whole = fit(Toy(), loop(), worker=worker(store), run_name="whole", seed=1)
 
-    class Stop(Exception):
+    class StopError(Exception):
         pass
 
     class Cut(Toy):
         def forward(self, batch):
             if batch.step == 17:
-                raise Stop
+                raise StopError
             return super().forward(batch)
 
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         fit(Cut(), loop(), worker=worker(store), run_name="cut", seed=1)
     w = worker(store)
     resumed = fit(Toy(), loop(), worker=w, run_name="cut", seed=1)
@@ -124,7 +125,7 @@ def test_learning_rate_rises_then_falls():
     spec = loop(steps=100, warmup_steps=10)
     factors = [learning_rate_factor(spec, step) for step in range(100)]
     assert factors[0] == pytest.approx(0.1) and factors[10] == 1.0 and factors[-1] < 1e-3
-    assert all(a >= b for a, b in zip(factors[10:], factors[11:], strict=False))
+    assert all(a >= b for a, b in pairwise(factors[10:]))
     linear = learning_rate_factor(loop(steps=110, warmup_steps=10, decay="linear"), 60)
     assert linear == pytest.approx(0.5)
     assert learning_rate_factor(loop(decay="constant", warmup_steps=0), 19) == 1.0
@@ -136,7 +137,9 @@ def test_gradients_are_clipped_to_the_norm(store):
     assert all(math.isfinite(value) and value > 1e-3 for _, value in w.tracker.metrics["train/gradient_norm"])
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"clip_norm": 0.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"steps": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"clip_norm": 0.0}]
+)
 def test_impossible_loops_are_refused_by_name(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         loop(**wrong)

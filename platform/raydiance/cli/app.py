@@ -1,4 +1,4 @@
-"""The verbs of a day's work. Each imports what it needs when it is called, so that --help is there at once."""
+"""The verbs of a day's work. Each imports what it needs when it is called: --help is there at once."""
 
 import os
 import sys
@@ -135,7 +135,8 @@ def sample(
     seed: Annotated[int, typer.Option(help="One seed is one sample.")] = 0,
     plan: Annotated[str | None, typer.Option(help="A sampling plan of the bundle.")] = None,
     url: Annotated[
-        str | None, typer.Option(envvar="RAYDIANCE_URL", help="A running endpoint; else the work is done here.")
+        str | None,
+        typer.Option(envvar="RAYDIANCE_URL", help="A running endpoint; else the work is done here."),
     ] = None,
     overrides: Overrides = None,
 ) -> None:
@@ -147,7 +148,9 @@ def sample(
 
 @app.command()
 def trace(
-    file: Annotated[str, typer.Argument(help="A GLB or PNG that left here, a pointer, or a key of the store.")],
+    file: Annotated[
+        str, typer.Argument(help="A GLB or PNG that left here, a pointer, or a key of the store.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Walk back from a file to the data, code and settings it was made from."""

@@ -103,7 +103,12 @@ def _rows(path: Path) -> list[Mapping[str, object]]:
         return []
     with path.open(newline="", encoding="utf-8") as file:
         return [
-            {**row, "found": _number(row["found"]), "bound": _number(row["bound"]), "passed": row["passed"] == "True"}
+            {
+                **row,
+                "found": _number(row["found"]),
+                "bound": _number(row["bound"]),
+                "passed": row["passed"] == "True",
+            }
             for row in csv.DictReader(file)
         ]
 

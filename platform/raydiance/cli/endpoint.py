@@ -56,7 +56,9 @@ def _format_of(out: Path) -> "Format":
     name = out.suffix.removeprefix(".").replace("safetensors", "latent")
     known = [form.value for form in Format]
     if name not in known:
-        raise ConfigError(f"--out {out}: no samples are made as {out.suffix or 'a file without ending'}{nearest(name, known)}")
+        raise ConfigError(
+            f"--out {out}: samples are not made as {name or 'such files'}{nearest(name, known)}"
+        )
     return Format(name)
 
 

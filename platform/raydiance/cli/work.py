@@ -1,5 +1,6 @@
 """Running, submitting, composing and repeating work."""
 
+import json
 import os
 import runpy
 import subprocess
@@ -8,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from raydiance.config.project import project_folder
-from raydiance.errors import ClusterError, ConfigError
+from raydiance.errors import ArtifactError, ClusterError, ConfigError
 
 __all__ = ["environment", "print_trace", "run_job", "run_pipeline", "run_ui", "submit_job"]
 
@@ -70,8 +71,23 @@ def run_ui(port: int) -> int:
 
 
 def print_trace(file: str, as_json: bool) -> None:
-    """Where a file, pointer or artifact came from, as a tree or as JSON."""
-    raise NotImplementedError
+    """Where a file, a stage's pointer or an artifact of the store came from, as a tree or as JSON."""
+    from raydiance.storage import Store
+    from raydiance.tracking import lineage
+
+    path, store = Path(file), Store.open()
+    stamp = lineage.read_stamp(path) if path.is_file() else None
+    node = lineage.trace(store, stamp.ref if stamp else store.get(file).ref)
+    if as_json:
+        print(json.dumps(lineage.to_json(node, stamp), indent=2))
+    elif sys.stdout.isatty():
+        from rich import print as rich_print
+
+        rich_print(lineage.to_tree(node, stamp, path))
+    else:
+        print(lineage.to_text(node, stamp, path), end="")
+    if gaps := lineage.missing(node):
+        raise ArtifactError(f"{file}: the chain is broken: {'; '.join(gaps)}")
 
 
 def environment() -> dict[str, str]:

@@ -1,6 +1,8 @@
 """Submitting a job to a cluster through Ray Jobs, following it to its end, and fetching what it leaves."""
 
+import logging
 import os
+import shlex
 import sys
 import tempfile
 import time
@@ -8,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
+from urllib.parse import urlsplit
 
 from raydiance.cluster.package import PARAMS, package
 from raydiance.cluster.pointers import read_record, resolve_input
-from raydiance.cluster.record import tracking_url
 from raydiance.cluster.runs import Command, parent_of, read_settings
 from raydiance.cluster.session import probe, settings
 from raydiance.config import Experiment, params_text, project_folder
@@ -19,6 +21,7 @@ from raydiance.config.stages import STAGES
 from raydiance.errors import ClusterError
 from raydiance.spec import digest
 from raydiance.storage import Store, code_version
+from raydiance.tracking.address import reach
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -27,6 +30,7 @@ __all__ = ["OnInterrupt", "Submission", "follow", "jobs_client", "prepare", "sub
 
 OnInterrupt = Literal["ask", "stop", "leave"]
 POLL_S = 1.0
+READY_WAIT_S = 60.0
 STOP_WAIT_S = 60  # for the last checkpoint, when a job is asked to stop
 # Where things are is passed on; who we are (keys, tokens) is not: the cluster's own environment says that.
 PASSED_ON = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_REGION")
@@ -112,6 +116,7 @@ def jobs_client(address: str) -> "JobSubmissionClient":
     settings()
     from ray.job_submission import JobSubmissionClient
 
+    logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.WARNING)
     try:
         return JobSubmissionClient(address)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -158,37 +163,50 @@ def _begin(client: "JobSubmissionClient", submission: Submission, address: str, 
     if job_id in known:
         print(f"attached to {job_id} at {address}", file=stream)
         return job_id
-    try:
-        client.submit_job(
-            entrypoint=" ".join(["python", f"jobs/{submission.stage}.py", *submission.arguments]),
-            submission_id=job_id,
-            runtime_env={"working_dir": str(submission.archive), "env_vars": dict(submission.environment)},
-            metadata=dict(submission.metadata),
-        )
-    except (RuntimeError, ValueError) as error:
-        raise ClusterError(f"{job_id}: {address} refuses the job: {_first_line(error)}") from error
+    _submit(client, submission, job_id, address)
     print(f"submitted {job_id} to {address}", file=stream)
     return job_id
 
 
+def _submit(client: "JobSubmissionClient", submission: Submission, job_id: str, address: str) -> None:
+    """Hand the job over; a cluster that has only just started is given time to get ready."""
+    deadline = time.monotonic() + READY_WAIT_S
+    while True:
+        try:
+            client.submit_job(
+                entrypoint=shlex.join(
+                    [_python(address), f"jobs/{submission.stage}.py", *submission.arguments]
+                ),
+                submission_id=job_id,
+                runtime_env={
+                    "working_dir": str(submission.archive),
+                    "env_vars": dict(submission.environment),
+                },
+                metadata=dict(submission.metadata),
+            )
+            return
+        except (RuntimeError, ValueError) as error:
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise ClusterError(f"{job_id}: {address} refuses the job: {_first_line(error)}") from error
+            time.sleep(POLL_S)
+
+
+def _python(address: str) -> str:
+    """The interpreter there: RAYDIANCE_PYTHON, or this one where the cluster is this machine, or `python`."""
+    here = urlsplit(address).hostname in ("127.0.0.1", "localhost", "::1")
+    return os.environ.get("RAYDIANCE_PYTHON") or (sys.executable if here else "python")
+
+
 def _environment(experiment: Experiment, store: Store) -> dict[str, str]:
     """What the job must know: which store, which record of runs, and that the cluster is its own."""
-    from raydiance.tracking.mlflow import DEFAULT_TRACKING
-
-    tracking = tracking_url(experiment) or DEFAULT_TRACKING
     return {
         "PYTHONPATH": "${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}/platform",
         "RAYDIANCE_ADDRESS": "auto",
         "RAYDIANCE_STORE": store.url,
-        "RAYDIANCE_TRACKING": _absolute(tracking),
+        "RAYDIANCE_TRACKING": reach(experiment.tracking.url),
         "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S),
         **{name: os.environ[name] for name in PASSED_ON if name in os.environ},
     }
-
-
-def _absolute(url: str) -> str:
-    prefix = "sqlite:///"
-    return f"{prefix}{Path(url.removeprefix(prefix)).absolute()}" if url.startswith(prefix) else url
 
 
 def _show_log(client: "JobSubmissionClient", job_id: str, shown: int, stream: TextIO) -> int:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 from raydiance.cluster.pointers import resolve_input
-from raydiance.cluster.record import tracking_url
 from raydiance.cluster.session import address_of
 from raydiance.config import Experiment
 from raydiance.config.files import dump_yaml
@@ -11,6 +10,7 @@ from raydiance.config.stages import STAGES
 from raydiance.errors import RaydianceError
 from raydiance.spec import digest, to_plain
 from raydiance.storage import Artifact, Store
+from raydiance.tracking.address import reach
 
 __all__ = ["plan", "print_plan", "run_name"]
 
@@ -76,4 +76,4 @@ def _workers(experiment: Experiment) -> str:
 def _tracking(experiment: Experiment) -> str:
     if experiment.tracking.kind == "none":
         return "none"
-    return f"MLflow at {tracking_url(experiment) or 'outputs/mlflow.db'}"
+    return f"MLflow at {reach(experiment.tracking.url)}"

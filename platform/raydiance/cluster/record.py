@@ -1,25 +1,12 @@
 """The MLflow runs of a job: one for the pipeline, one below it for each stage."""
 
-import hashlib
-import os
 from collections.abc import Callable
 from functools import partial
 
-from raydiance.cluster.pointers import FOLDER
 from raydiance.config import Experiment
-from raydiance.config.stages import STAGES
 from raydiance.tracking import NullTracker, Tracker
 
-__all__ = ["connect_to", "open_record", "tracking_url"]
-
-
-def tracking_url(experiment: Experiment) -> str | None:
-    """The address given in the settings or the environment; None for the embedded default."""
-    return (
-        experiment.tracking.url
-        or os.environ.get("RAYDIANCE_TRACKING")
-        or os.environ.get("MLFLOW_TRACKING_URI")
-    )
+__all__ = ["connect_to", "open_record"]
 
 
 def open_record(experiment: Experiment, stage: str, name: str, parent: str | None) -> Tracker:
@@ -29,11 +16,11 @@ def open_record(experiment: Experiment, stage: str, name: str, parent: str | Non
     from raydiance.tracking.mlflow import open_tracker
 
     return open_tracker(
-        tracking_url(experiment),
+        experiment.tracking.url,
         experiment.name,
         name,
         parent_id=parent,
-        tags={"stage": stage, "size": experiment.size, "seed": str(experiment.seed), **_dvc_hashes(stage)},
+        tags={"stage": stage, "size": experiment.size, "seed": str(experiment.seed)},
         description=f"Stage **{stage}** of experiment `{experiment.name}`, size `{experiment.size}`.",
     )
 
@@ -46,13 +33,3 @@ def connect_to(experiment: Experiment, tracker: Tracker) -> Callable[[], Tracker
 
     assert isinstance(tracker, MlflowTracker)
     return partial(open_tracker, tracker.url, experiment.name, run_id=tracker.run_id)
-
-
-def _dvc_hashes(stage: str) -> dict[str, str]:
-    """The MD5 of each pointer that the stage reads: what dvc.lock writes down for the same files."""
-    paths = [FOLDER / f"{name}.json" for name in STAGES[stage]]
-    return {
-        f"dvc.{path}.md5": hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-        for path in paths
-        if path.exists()
-    }

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from raydiance.config.platform import ClusterSpec
 from raydiance.errors import ClusterError
 
-__all__ = ["address_of", "probe", "session", "settings"]
+__all__ = ["address_of", "probe", "resources", "session", "settings"]
 
 OBJECT_STORE_BYTES = 512 * 2**20  # what we pass is small: artifacts go through the store, not through Ray
 PROBE_TIMEOUT_S = 5.0
@@ -77,6 +77,14 @@ def session(spec: ClusterSpec, *, dashboard: bool = False) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def resources(spec: ClusterSpec) -> dict[str, float]:
+    """What the Ray of this spec has to give: CPU, GPU, memory (bytes)."""
+    with session(spec):
+        import ray
+
+        return dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
 
 
 def _start_local(dashboard: bool) -> None:

@@ -105,9 +105,7 @@ class Launcher:
                 failure_config=FailureConfig(  # type: ignore[call-arg]
                     max_failures=0, controller_failure_limit=0
                 ),
-                logging_config=LoggingConfig(  # type: ignore[call-arg]
-                    log_level="CRITICAL"
-                ),
+                logging_config=LoggingConfig(log_level="CRITICAL"),
             ),
         )
         try:

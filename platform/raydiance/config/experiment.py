@@ -7,6 +7,7 @@ from raydiance.data.encode import EncodeSpec
 from raydiance.data.ingest import IngestSpec
 from raydiance.data.render import RenderSpec
 from raydiance.generation.evaluate import EvaluateSpec
+from raydiance.generation.publish import PublishSpec
 from raydiance.spec import spec
 from raydiance.training import AutodecoderTraining, DiffusionTraining
 
@@ -32,6 +33,7 @@ class LatentExperiment:
     train_diffusion: DiffusionTraining = DiffusionTraining()
     tune: TuneSpec = TuneSpec()
     evaluate: EvaluateSpec = EvaluateSpec()
+    publish: PublishSpec = PublishSpec()
     serve: ServeSpec = ServeSpec()
     cluster: ClusterSpec = ClusterSpec()
     tracking: TrackingSpec = TrackingSpec()

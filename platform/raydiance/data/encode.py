@@ -60,4 +60,5 @@ def encode(spec: EncodeSpec, run: Run) -> Outcome:
 def generate_latents(model: Autodecoder, batch_size: int) -> torch.Tensor:
     """G1 of every code: [N, C, L, L, L]."""
     model.eval()
-    return torch.cat([model.latent(codes) for codes in torch.split(model.codes.weight, batch_size)])
+    latents = [model.latent(codes) for codes in torch.split(model.codes.weight, batch_size)]
+    return torch.cat(latents).contiguous()  # convolutions may have left the channels last

@@ -7,7 +7,7 @@ import io
 import re
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import trimesh
@@ -15,18 +15,16 @@ from numpy.typing import NDArray
 from trimesh.resolvers import Resolver
 
 from raydiance.data.gltf import Y_UP_TO_Z_UP, read_glb
-from raydiance.data.meshes import Bytes, Mesh, MeshLimits, clean, merge
+from raydiance.data.meshes import COMPANION_SUFFIXES, Bytes, Mesh, MeshLimits, UpAxis, clean, merge
 from raydiance.data.pictures import PictureBudget, as_texture
 from raydiance.errors import DataError
 
 __all__ = ["read_file"]
 
-Up = Literal["auto", "y", "z"]
-COMPANIONS = (".mtl", ".png", ".jpg", ".jpeg", ".webp")
 PLY_ELEMENT = re.compile(rb"^element (\w+) (\d+)\s*$", re.MULTILINE)
 
 
-def read_file(path: Path, limits: MeshLimits, up: Up) -> Mesh:
+def read_file(path: Path, limits: MeshLimits, up: UpAxis) -> Mesh:
     """The mesh in a file, +Z up, without faces that have no area. Raises DataError with the reason."""
     suffix = path.suffix.lower()
     with path.open("rb") as file:
@@ -87,7 +85,7 @@ class _Companions(Resolver):
         path = (self.folder / name.replace("\\", "/")).resolve()
         if not path.is_relative_to(self.folder):
             raise DataError(f"refers to {name[:80]!r} outside its folder")
-        if path.suffix.lower() not in COMPANIONS:
+        if path.suffix.lower() not in COMPANION_SUFFIXES:
             raise DataError(f"refers to {name[:80]!r}, which is no material and no picture")
         if not path.is_file():
             raise FileNotFoundError(name)

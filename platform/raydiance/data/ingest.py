@@ -11,14 +11,14 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 from annotated_types import Ge, Gt, Le, Lt
 
 from raydiance.data.bounds import bounding_ball
 from raydiance.data.furniture import KINDS, generate
-from raydiance.data.meshes import Mesh, MeshLimits, save_mesh
+from raydiance.data.meshes import Mesh, MeshLimits, UpAxis, save_mesh
 from raydiance.data.sandbox import MeshReader
 from raydiance.data.sources import open_source
 from raydiance.errors import ConfigError, DataError
@@ -50,7 +50,7 @@ class IngestSpec:
     categories: tuple[str, ...] = ()
     test_fraction: Annotated[float, Ge(0), Lt(1)] = 0.1
     fill: Annotated[float, Gt(0), Le(1)] = 0.95
-    up: Literal["auto", "y", "z"] = "auto"
+    up: UpAxis = "auto"
     limits: MeshLimits = MeshLimits()
     allowed_hosts: tuple[str, ...] = ()
     download_bytes: Annotated[int, Gt(0)] = 4 << 30
@@ -92,7 +92,7 @@ class _Report:
 
 def ingest(spec: IngestSpec, run: Run) -> Outcome:
     """Meshes as an artifact of kind "meshes": objects.json, report.json and meshes/<id>.safetensors."""
-    run.tracker.log_params({"ingest": to_plain(spec)})
+    run.tracker.log_params(to_plain(spec))
     start = time.perf_counter()
     report = _Report()
     with run.store.create("meshes", run.name, spec=spec, seeds={"seed": run.seed}) as draft:

@@ -6,7 +6,7 @@ World coordinates are right-handed with +Z up. Colours are sRGB-encoded with str
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from annotated_types import Gt
@@ -18,8 +18,11 @@ from raydiance.errors import DataError
 from raydiance.spec import spec
 
 __all__ = [
+    "COMPANION_SUFFIXES",
+    "MESH_SUFFIXES",
     "Mesh",
     "MeshLimits",
+    "UpAxis",
     "check_mesh",
     "clean",
     "load_mesh",
@@ -30,6 +33,10 @@ __all__ = [
     "unpack_mesh",
 ]
 
+MESH_SUFFIXES = (".glb", ".obj", ".ply", ".stl")
+COMPANION_SUFFIXES = (".mtl", ".png", ".jpg", ".jpeg", ".webp")  # of what an OBJ may name
+
+UpAxis = Literal["auto", "y", "z"]  # "auto": y for OBJ, z for PLY and STL; GLB always has y
 Float = NDArray[np.float32]
 Int = NDArray[np.int32]
 Bytes = NDArray[np.uint8]

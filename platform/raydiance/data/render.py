@@ -4,18 +4,21 @@ import time
 from collections.abc import Iterator
 from typing import Annotated
 
+import numpy as np
 from annotated_types import Ge, Gt, Le, Lt
+from numpy.typing import NDArray
 
 from raydiance.data.raycast import Pinholes, ViewArrays
 from raydiance.data.render_object import RenderTask, render_object
-from raydiance.data.views import ViewedObject, ViewsIndex, write_views
+from raydiance.data.views import ViewDataset, ViewedObject, ViewsIndex, write_views
 from raydiance.errors import DataError
 from raydiance.fields.cameras import Cameras, spiral_cameras
+from raydiance.fields.media import contact_sheet
 from raydiance.spec import spec, to_plain
 from raydiance.storage import Artifact
 from raydiance.tracking import Outcome, Run, Task
 
-__all__ = ["RenderSpec", "camera_arrays", "held_out_views", "render", "spiral"]
+__all__ = ["RenderSpec", "camera_arrays", "held_out_views", "render", "spiral", "view_sheet"]
 
 
 @spec
@@ -47,7 +50,7 @@ class RenderSpec:
 def render(spec: RenderSpec, run: Run) -> Outcome:
     """Views of all objects of run.inputs["ingest"] as an artifact of kind "views"."""
     meshes = run.inputs["ingest"]
-    run.tracker.log_params({"render": to_plain(spec)})
+    run.tracker.log_params(to_plain(spec))
     run.tracker.log_input(meshes, "render")
     index = _index(spec, meshes)
     cameras = camera_arrays(index.cameras)
@@ -69,7 +72,18 @@ def render(spec: RenderSpec, run: Run) -> Outcome:
         "rays_per_s": rays / seconds,
     }
     run.tracker.log_metrics(metrics)
+    run.tracker.log_image("views", view_sheet(ViewDataset(draft.artifact)))
     return Outcome(artifact=draft.artifact, metrics=metrics)
+
+
+def view_sheet(views: ViewDataset, *, rows: int = 8, columns: int = 8) -> NDArray[np.uint8]:
+    """Objects from the whole set, each from another side, uint8 [h, w, 3]."""
+    count = min(rows * columns, views.num_objects)
+    objects = np.linspace(0, views.num_objects - 1, count).round().astype(int)
+    pictures = [
+        views.images(int(item), [7 * n % views.num_views])[0].numpy() for n, item in enumerate(objects)
+    ]
+    return contact_sheet(pictures, columns)
 
 
 def spiral(spec: RenderSpec) -> Cameras:

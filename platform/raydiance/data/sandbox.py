@@ -16,24 +16,30 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import IO, BinaryIO, Literal, Self
+from typing import IO, BinaryIO, Self
 
-from raydiance.data.meshes import Mesh, MeshLimits, unpack_mesh
+from raydiance.data.meshes import MESH_SUFFIXES, Mesh, MeshLimits, UpAxis, unpack_mesh
 from raydiance.errors import DataError
 from raydiance.spec import to_plain
 
-__all__ = ["SUFFIXES", "MeshReader", "read_mesh", "serve"]
+__all__ = ["MeshReader", "read_mesh", "serve"]
 
-SUFFIXES = (".glb", ".obj", ".ply", ".stl")
-Up = Literal["auto", "y", "z"]
-
-ROOT = Path(__file__).resolve().parents[2]
-CHILD = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from raydiance.data.sandbox import serve; serve()"
+FOLDER = Path(__file__).resolve().parent
+# The package is made by hand, because its own __init__ brings torch: seconds, and gigabytes of addresses.
+CHILD = f"""
+import sys, types
+sys.path.insert(0, {str(FOLDER.parents[1])!r})
+import raydiance
+package = sys.modules["raydiance.data"] = types.ModuleType("raydiance.data")
+package.__path__ = [{str(FOLDER)!r}]
+from raydiance.data.sandbox import serve
+serve()
+"""
 START_S = 60.0  # until a fresh child says that it is ready
 NEW_USER, NEW_NETWORK = 0x10000000, 0x40000000
 
 
-def read_mesh(path: Path | str, limits: MeshLimits | None = None, *, up: Up = "auto") -> Mesh:
+def read_mesh(path: Path | str, limits: MeshLimits | None = None, *, up: UpAxis = "auto") -> Mesh:
     """One GLB, OBJ, PLY or STL file as a mesh, +Z up, coordinates as in the file.
 
     up: the axis that points up in OBJ, PLY and STL files; "auto" is y for OBJ, z for the others; GLB has y.
@@ -46,7 +52,7 @@ def read_mesh(path: Path | str, limits: MeshLimits | None = None, *, up: Up = "a
 class MeshReader:
     """A child process that reads mesh files; started with the first file, ended with the block."""
 
-    def __init__(self, limits: MeshLimits, *, up: Up = "auto") -> None:
+    def __init__(self, limits: MeshLimits, *, up: UpAxis = "auto") -> None:
         self.limits, self.up = limits, up
         self._child: subprocess.Popen[bytes] | None = None
 
@@ -71,10 +77,8 @@ class MeshReader:
         self._check_file(path)
         child = self._child or self._start()
         request = json.dumps({"path": str(path.resolve()), "up": self.up}) + "\n"
-        assert child.stdin is not None
-        child.stdin.write(request.encode())
-        child.stdin.flush()
         try:
+            _ask(child, request.encode())
             status, payload = self._answer(child, time.monotonic() + self.limits.wall_s)
         except _NoAnswerError as gone:
             raise DataError(self._farewell(child, gone)) from gone
@@ -89,8 +93,8 @@ class MeshReader:
             raise DataError(f"cannot be opened: {error.strerror}") from error
         if not stat.S_ISREG(facts.st_mode):
             raise DataError("is no plain file")
-        if path.suffix.lower() not in SUFFIXES:
-            raise DataError(f"{path.suffix or 'no suffix'} is not read, only {', '.join(SUFFIXES)}")
+        if path.suffix.lower() not in MESH_SUFFIXES:
+            raise DataError(f"{path.suffix or 'no suffix'} is not read, only {', '.join(MESH_SUFFIXES)}")
         if not facts.st_size:
             raise DataError("is empty")
         if facts.st_size > self.limits.file_bytes:
@@ -146,6 +150,15 @@ class _NoAnswerError(Exception):
     def __init__(self, why: str) -> None:
         super().__init__(why)
         self.why = why
+
+
+def _ask(child: subprocess.Popen[bytes], request: bytes) -> None:
+    assert child.stdin is not None
+    try:
+        child.stdin.write(request)
+        child.stdin.flush()
+    except BrokenPipeError as error:
+        raise _NoAnswerError("end") from error
 
 
 def _receive(stream: IO[bytes], size: int, deadline: float) -> bytes:

@@ -13,12 +13,11 @@ from urllib.parse import unquote, urlsplit
 
 import fsspec
 
-from raydiance.data.sandbox import SUFFIXES
+from raydiance.data.meshes import COMPANION_SUFFIXES, MESH_SUFFIXES
 from raydiance.errors import ConfigError, DataError
 
 __all__ = ["Entry", "Source", "open_source"]
 
-COMPANIONS = (".mtl", ".png", ".jpg", ".jpeg", ".webp")
 # Files that hold meshes or archives of them, and are not read: they are told of, other files are passed over.
 OTHERS = (
     *(
@@ -177,7 +176,9 @@ class RemoteSource:
         if path.suffix.lower() != ".obj":
             return []
         others = (PurePosixPath(other) for other in self.sizes)
-        return [str(o) for o in others if o.suffix.lower() in COMPANIONS and o.is_relative_to(path.parent)]
+        return [
+            str(o) for o in others if o.suffix.lower() in COMPANION_SUFFIXES and o.is_relative_to(path.parent)
+        ]
 
     def _download(self, name: str, path: Path) -> None:
         if self.sizes[name] > self.file_bytes:
@@ -240,4 +241,4 @@ def _copy(stream: Any, out: Any, file_bytes: int, allowance: Allowance) -> None:
 
 
 def _is_told_of(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in (*SUFFIXES, *OTHERS)
+    return PurePosixPath(name).suffix.lower() in (*MESH_SUFFIXES, *OTHERS)

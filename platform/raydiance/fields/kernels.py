@@ -1,54 +1,48 @@
 # mypy: ignore-errors
-"""The numba backend's inner loops: scalar code over rays, four channels at a time.
+"""The numba backend's inner loops.
 
-All kernels release the GIL and work on a range of rays or of grid planes, so that threads can share the
-work; what they write does not depend on how it is cut. Positions are float64 (a cell index must not jump by
-rounding), samples and weights float32, sums along a ray float64. Types are inferred by numba, not by mypy.
+All kernels release the GIL and work on a range of rays or of grid planes, so that threads can share the work;
+what they write does not depend on how it is cut. Each step along a ray is a loop of its own over a block of
+samples, because then the compiler can vectorise it. Positions are float64 (a cell index must not jump by
+rounding), samples and weights float32, transmittance float64. Types are inferred by numba, not by mypy.
+
+In all of them: grid [B, X * Y * Z * 4]; cells: X - 1, Y - 1, Z - 1; box [4, 3]: lower, upper, cells per unit of
+length, (unused, unused, num_samples); origins, directions [B * N or N, 3]; offset [B * N] in [0, 1), the place
+of the samples in their segments; ray: an index into B * N.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-__all__ = ["cell_occupancy", "march_backward", "march_forward", "scatter_samples"]
+from raydiance.fields.occupancy import COARSE, jit
 
-FLOAT = ir.FloatType()
+__all__ = ["march_backward", "march_dense", "march_skipping", "scatter_samples"]
+
+BLOCK = 32  # samples worked on at a time
+FLOAT, INDEX = ir.FloatType(), ir.IntType(32)
 FOUR, EIGHT = ir.VectorType(FLOAT, 4), ir.VectorType(FLOAT, 8)
-LOW, HIGH, TWICE = (
-    ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes)
-    for lanes in ([0, 1, 2, 3], [4, 5, 6, 7], [0, 1, 2, 3, 0, 1, 2, 3])
-)
 
 
-def jit(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile on first call; kept in numba's cache where one can be written, else for this process only."""
-    try:
-        return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
-    except RuntimeError:  # numba finds no folder for its cache
-        return numba.njit(nogil=True, error_model="numpy")(function)
+def _lanes(builder: Any, one: Any, two: Any, lanes: list[int]) -> Any:
+    return builder.shuffle_vector(one, two, ir.Constant(ir.VectorType(INDEX, len(lanes)), lanes))
 
 
 def _spread(builder: Any, scalar: Any, kind: Any) -> Any:
     """The scalar in every lane of a vector."""
-    one = builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
-    lanes = ir.Constant(ir.VectorType(ir.IntType(32), kind.count), [0] * kind.count)
-    return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), lanes)
+    nothing = ir.Constant(kind, ir.Undefined)
+    one = builder.insert_element(nothing, scalar, ir.Constant(INDEX, 0))
+    return _lanes(builder, one, nothing, [0] * kind.count)
 
 
-def _half(builder: Any, vector: Any, lanes: Any) -> Any:
-    return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), lanes)
-
-
-def _pair(context: Any, builder: Any, array_type: Any, array: Any, offset: Any) -> Any:
-    """Pointer to the eight floats from `offset` on: all channels of two neighbours along z."""
+def _place(context: Any, builder: Any, array_type: Any, array: Any, offset: Any, kind: Any) -> Any:
+    """Pointer to the vector that begins at array[offset]."""
     data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [offset]), EIGHT.as_pointer())
+    return builder.bitcast(builder.gep(data, [offset]), kind.as_pointer())
 
 
 def _lerp(builder: Any, one: Any, two: Any, fraction: Any) -> Any:
@@ -56,28 +50,24 @@ def _lerp(builder: Any, one: Any, two: Any, fraction: Any) -> Any:
 
 
 @intrinsic
-def cell_sample(typing_context, grid, base, step_x, step_y, fx, fy, fz):
-    """The four channels, trilinear in the cell whose lowest corner lies at grid[base]."""
-    signature = types.UniTuple(types.float32, 4)(
-        grid, types.int64, types.int64, types.int64, types.float32, types.float32, types.float32
-    )
+def cell_load(typing_context, grid, base, step_x, step_y, fx, fy, fz, values, row):
+    """values[row:row + 4] = the four channels, trilinear in the cell whose lowest corner lies at grid[base]."""
+    signature = types.void(grid, *[types.int64] * 3, *[types.float32] * 3, values, types.int64)
 
     def generate(context, builder, sig, args):
-        array, base, step_x, step_y, fx, fy, fz = args
+        array, base, step_x, step_y, fx, fy, fz, values, row = args
 
-        def load(offset):
-            return builder.load(_pair(context, builder, sig.args[0], array, offset), align=4)
+        def load(offset):  # two samples that are neighbours along z
+            return builder.load(_place(context, builder, sig.args[0], array, offset, EIGHT), align=4)
 
-        fx8, fy8 = _spread(builder, fx, EIGHT), _spread(builder, fy, EIGHT)
-        far = builder.add(base, step_x)
+        fx8, fy8, far = _spread(builder, fx, EIGHT), _spread(builder, fy, EIGHT), builder.add(base, step_x)
         low = _lerp(builder, load(base), load(far), fx8)
         high = _lerp(builder, load(builder.add(base, step_y)), load(builder.add(far, step_y)), fx8)
         pair = _lerp(builder, low, high, fy8)
-        value = _lerp(
-            builder, _half(builder, pair, LOW), _half(builder, pair, HIGH), _spread(builder, fz, FOUR)
-        )
-        lanes = [builder.extract_element(value, ir.Constant(ir.IntType(32), i)) for i in range(4)]
-        return cgutils.pack_array(builder, lanes)
+        low_z, high_z = (_lanes(builder, pair, pair, lanes) for lanes in ([0, 1, 2, 3], [4, 5, 6, 7]))
+        value = _lerp(builder, low_z, high_z, _spread(builder, fz, FOUR))
+        builder.store(value, _place(context, builder, sig.args[7], values, row, FOUR), align=4)
+        return context.get_dummy_value()
 
     return signature, generate
 
@@ -85,35 +75,48 @@ def cell_sample(typing_context, grid, base, step_x, step_y, fx, fy, fz):
 @intrinsic
 def plane_add(typing_context, grid, base, step_y, samples, row, weight, fy, fz):
     """Add weight * samples[row:row + 4] to the four corners of a cell's face from grid[base] on."""
-    signature = types.void(
-        grid, types.int64, types.int64, samples, types.int64, types.float32, types.float32, types.float32
-    )
+    signature = types.void(grid, types.int64, types.int64, samples, types.int64, *[types.float32] * 3)
 
     def generate(context, builder, sig, args):
         array, base, step_y, samples, row, weight, fy, fz = args
-        data = context.make_array(sig.args[3])(context, builder, samples).data
-        pointer = builder.bitcast(builder.gep(data, [row]), FOUR.as_pointer())
-        value = builder.fmul(builder.load(pointer, align=4), _spread(builder, weight, FOUR))
-        high_z = builder.fmul(value, _spread(builder, fz, FOUR))
-        low_z = builder.fsub(value, high_z)
-        both = builder.shuffle_vector(
-            low_z, high_z, ir.Constant(ir.VectorType(ir.IntType(32), 8), list(range(8)))
-        )
-        high_y = builder.fmul(both, _spread(builder, fy, EIGHT))
-        for offset, part in ((base, builder.fsub(both, high_y)), (builder.add(base, step_y), high_y)):
-            corner = _pair(context, builder, sig.args[0], array, offset)
-            builder.store(builder.fadd(builder.load(corner, align=4), part), corner, align=4)
+        value = builder.load(_place(context, builder, sig.args[3], samples, row, FOUR), align=4)
+        value = builder.fmul(value, _spread(builder, weight, FOUR))
+        high_y = builder.fmul(value, _spread(builder, fy, FOUR))
+        for offset, part in ((base, builder.fsub(value, high_y)), (builder.add(base, step_y), high_y)):
+            high_z = builder.fmul(part, _spread(builder, fz, FOUR))
+            next_z = builder.add(offset, ir.Constant(offset.type, 4))
+            for corner, share in ((offset, builder.fsub(part, high_z)), (next_z, high_z)):
+                place = _place(context, builder, sig.args[0], array, corner, FOUR)
+                builder.store(builder.fadd(builder.load(place, align=4), share), place, align=4)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def add_weighted(typing_context, sums, weights, values, count):
+    """sums[:4] += weights[k] * values[4 k:4 k + 4] for each k < count, one after the other."""
+    signature = types.void(sums, weights, values, types.int64)
+
+    def generate(context, builder, sig, args):
+        sums, weights, values, count = args
+        place = _place(context, builder, sig.args[0], sums, ir.Constant(count.type, 0), FOUR)
+        total = cgutils.alloca_once_value(builder, builder.load(place, align=4))
+        with cgutils.for_range(builder, count) as loop:
+            weight = context.make_array(sig.args[1])(context, builder, weights).data
+            weight = _spread(builder, builder.load(builder.gep(weight, [loop.index])), FOUR)
+            row = builder.mul(loop.index, ir.Constant(count.type, 4))
+            value = builder.load(_place(context, builder, sig.args[2], values, row, FOUR), align=4)
+            builder.store(builder.fadd(builder.load(total), builder.fmul(weight, value)), total)
+        builder.store(builder.load(total), place, align=4)
         return context.get_dummy_value()
 
     return signature, generate
 
 
 @jit
-def _enter(origin, direction, box, start, step):
-    """Near and far of one ray; writes its first sample's position and its step (offset 0), in cells.
-
-    box [4, 3]: lower, upper, cells per unit length, (unused, unused, num_samples).
-    """
+def _enter(origin, direction, box):
+    """Near, segment length, and in cells the position at near and the step, of one ray; length 0: box missed."""
     near, far = 0.0, math.inf
     for axis in range(3):
         if direction[axis] == 0.0:
@@ -124,174 +127,287 @@ def _enter(origin, direction, box, start, step):
             one, two = (box[0, axis] - origin[axis]) * inverse, (box[1, axis] - origin[axis]) * inverse
             near, far = max(near, min(one, two)), min(far, max(one, two))
     if not far > near:
-        return 0.0, 0.0
+        return 0.0, 0.0, (0.0, 0.0, 0.0), (0.0, 0.0, 0.0)
     length = (far - near) / box[3, 2]
-    for axis in range(3):
-        start[axis] = (origin[axis] + near * direction[axis] - box[0, axis]) * box[2, axis]
-        step[axis] = length * direction[axis] * box[2, axis]
-    return near, length
+    x = (origin[0] + near * direction[0] - box[0, 0]) * box[2, 0]
+    y = (origin[1] + near * direction[1] - box[0, 1]) * box[2, 1]
+    z = (origin[2] + near * direction[2] - box[0, 2]) * box[2, 2]
+    dx, dy, dz = length * direction[0], length * direction[1], length * direction[2]
+    return near, length, (x, y, z), (dx * box[2, 0], dy * box[2, 1], dz * box[2, 2])
 
 
 @jit
-def _split(position, cells):
-    """The cell (0 .. cells - 1) of a position along one axis, and the fraction inside it."""
-    cell = min(max(int(position), 0), cells - 1)
-    return cell, np.float32(position - cell)
+def _scratch(count):
+    """Room for count samples: their cells (base, x) and fractions (x, y, z), values, alpha, weights, bits."""
+    places = np.empty(count, np.int64), np.empty(count, np.int32)
+    fractions = np.empty(count, np.float32), np.empty(count, np.float32), np.empty(count, np.float32)
+    alpha, weights = np.empty(count, np.float32), np.empty(count, np.float32)
+    return places, fractions, np.empty(4 * count, np.float32), alpha, weights, np.empty(count, np.int32)
 
 
 @jit
-def _absorbed(tau):
-    """1 - exp(-tau), to full relative precision also where tau is small."""
-    if tau < 0.25:
-        t = np.float64(tau)
-        return t * (1 - t / 2 * (1 - t / 3 * (1 - t / 4 * (1 - t / 5 * (1 - t / 6 * (1 - t / 7))))))
-    return 1.0 - math.exp(-np.float64(tau))
+def _locate(start, step, cells, counting, offset, first, count, places, fractions):
+    """Cells (index of the lowest corner, and x) and fractions in them of samples first .. first + count."""
+    base, plane = places
+    fx, fy, fz = fractions
+    step_y = (cells[2] + 1) * 4
+    step_x = (cells[1] + 1) * step_y
+    x0, y0, z0 = start
+    dx, dy, dz = step
+    last_x, last_y, last_z = np.int32(cells[0] - 1), np.int32(cells[1] - 1), np.int32(cells[2] - 1)
+    for k in range(count):
+        along = counting[first + k] + offset
+        x, y, z = x0 + along * dx, y0 + along * dy, z0 + along * dz
+        ix = min(max(np.int32(x), np.int32(0)), last_x)
+        iy = min(max(np.int32(y), np.int32(0)), last_y)
+        iz = min(max(np.int32(z), np.int32(0)), last_z)
+        fx[k], fy[k], fz[k] = x - ix, y - iy, z - iz
+        base[k], plane[k] = ix * step_x + iy * step_y + iz * 4, ix
 
 
 @jit
-def cell_occupancy(grid, occupied):
-    """occupied [X-1, Y-1, Z-1] uint8: 1 where a corner of the cell has density or NaN; grid [X, Y, Z, 4]."""
-    occupied[:] = 0
-    for x in range(grid.shape[0]):
-        for y in range(grid.shape[1]):
-            for z in range(grid.shape[2]):
-                if not grid[x, y, z, 0] <= 0:
-                    occupied[max(x - 1, 0) : x + 1, max(y - 1, 0) : y + 1, max(z - 1, 0) : z + 1] = 1
+def _absorb(values, length, count, bits, alpha):
+    """alpha[k] = 1 - exp(-tau) with tau = max(density, 0) * length, to full relative precision; NaN stays NaN.
+
+    exp(-tau) = 2^-n (1 + q) with n whole, q = expm1(r) and |r| <= ln(2) / 2.
+    """
+    power = bits.view(np.float32)
+    for k in range(count):
+        density = values[4 * k]
+        tau = (density if not density < 0 else np.float32(0)) * length
+        n = np.int32((tau if tau < 87 else np.float32(87)) * np.float32(1.44269504) + np.float32(0.5))
+        r = (tau if not tau > 87 else np.float32(87)) - np.float32(n) * np.float32(0.693359375)
+        r = -r - np.float32(n) * np.float32(2.12194440e-4)
+        q = np.float32(1 / 720) + r * np.float32(1 / 5040)
+        q = np.float32(1 / 120) + r * q
+        q = np.float32(1 / 24) + r * q
+        q = np.float32(1 / 6) + r * q
+        q = np.float32(1 / 2) + r * q
+        alpha[k] = r + r * r * q
+        bits[k] = (np.int32(127) - n) << np.int32(23)
+    for k in range(count):
+        alpha[k] = (np.float32(1) - power[k]) - power[k] * alpha[k]
 
 
 @jit
-def march_forward(grid, cells, box, origins, directions, offset, occupied, early_stop, begin, end, out):
-    """Rays begin .. end of all B * N: out [B * N, 5] = sum w c (3), sum w, sum w t.
+def march_dense(grid, cells, box, origins, directions, offset, early_stop, begin, end, out):
+    """Rays begin .. end: out [B * N, 5] = sum w c (3), sum w, sum w t."""
+    num_rays = out.shape[0] // grid.shape[0]
+    step_y = (cells[2] + 1) * 4
+    step_x = (cells[1] + 1) * step_y
+    num_samples = int(box[3, 2])
+    counting = np.arange(num_samples).astype(np.float64)
+    places, fractions, values, alpha, weights, bits = _scratch(BLOCK)
+    base, (fx, fy, fz), sums = places[0], fractions, np.empty(4, np.float32)
+    for ray in range(begin, end):
+        index = ray // num_rays
+        line = ray if origins.shape[0] == out.shape[0] else ray - index * num_rays
+        near, length, start, step = _enter(origins[line], directions[line], box)
+        own = grid[index]
+        clear, depth = 1.0, 0.0
+        sums[:] = 0
+        first = 0 if length > 0 else num_samples
+        while first < num_samples and not clear <= early_stop:
+            count = min(BLOCK, num_samples - first)
+            _locate(start, step, cells, counting, offset[ray], first, count, places, fractions)
+            for k in range(count):
+                cell_load(own, base[k], step_x, step_y, fx[k], fy[k], fz[k], values, 4 * k)
+            _absorb(values, np.float32(length), count, bits, alpha)
+            for k in range(count):
+                weight = clear * alpha[k]
+                weights[k] = weight
+                depth += weight * counting[first + k]
+                clear -= weight
+                if clear <= early_stop:
+                    count = k + 1
+                    break
+            add_weighted(sums, weights, values, count)
+            first += count
+        out[ray, :3], out[ray, 3] = sums[1:], 1 - clear
+        out[ray, 4] = near * (1 - clear) + length * (depth + offset[ray] * (1 - clear))
 
-    grid [B, X * Y * Z * 4]; cells: per axis; origins, directions [B * N or N, 3]; offset [B * N] in [0, 1);
-    occupied [B, X-1, Y-1, Z-1], or of length 0: every cell is looked at.
+
+@jit
+def march_skipping(grid, cells, box, origins, directions, offset, occupied, away, early_stop, begin, end, out):
+    """As march_dense, and bit for bit the same, but only samples in occupied cells are looked at.
+
+    occupied: of mark_cells; away: of mark_blocks.
     """
     num_rays = out.shape[0] // grid.shape[0]
     step_y = (cells[2] + 1) * 4
     step_x = (cells[1] + 1) * step_y
     num_samples = int(box[3, 2])
-    start, step = np.empty(3), np.empty(3)
+    _, _, values, alpha, weights, bits = _scratch(8)
+    along, sums = np.empty(8), np.empty(4, np.float32)
     for ray in range(begin, end):
         index = ray // num_rays
         line = ray if origins.shape[0] == out.shape[0] else ray - index * num_rays
-        near, length = _enter(origins[line], directions[line], box, start, step)
-        values = grid[index]
-        transmittance, red, green, blue, depth = 1.0, 0.0, 0.0, 0.0, 0.0
-        for i in range(num_samples if length > 0 else 0):
-            along = i + offset[ray]
-            x, fx = _split(start[0] + along * step[0], cells[0])
-            y, fy = _split(start[1] + along * step[1], cells[1])
-            z, fz = _split(start[2] + along * step[2], cells[2])
-            if occupied.shape[0] > 0 and occupied[index, x, y, z] == 0:
-                continue
-            density, r, g, b = cell_sample(
-                values, x * step_x + y * step_y + z * 4, step_x, step_y, fx, fy, fz
-            )
-            if density <= 0:
-                continue
-            weight = transmittance * _absorbed(density * length)
-            red += weight * r
-            green += weight * g
-            blue += weight * b
-            depth += weight * (near + along * length)
-            transmittance -= weight
-            if transmittance < early_stop:
-                break
-        out[ray, 0], out[ray, 1], out[ray, 2] = red, green, blue
-        out[ray, 3], out[ray, 4] = 1.0 - transmittance, depth
+        near, length, start, step = _enter(origins[line], directions[line], box)
+        own, own_cells, own_blocks = grid[index], occupied[index], away[index]
+        clear, depth = 1.0, 0.0
+        sums[:] = 0
+        i = 0 if length > 0 else num_samples
+        while i < num_samples and not clear <= early_stop:
+            count = 0
+            while i < num_samples and count < 8:
+                i, cell, x, y, z = _next_occupied(i, num_samples, start, step, offset[ray], own_cells, own_blocks)
+                if i < num_samples:
+                    ix, iy, iz = cell
+                    base = ix * step_x + iy * step_y + iz * 4
+                    fx, fy, fz = np.float32(x - ix), np.float32(y - iy), np.float32(z - iz)
+                    cell_load(own, base, step_x, step_y, fx, fy, fz, values, 4 * count)
+                    along[count] = i
+                    count += 1
+                    i += 1
+            _absorb(values, np.float32(length), count, bits, alpha)
+            for k in range(count):
+                weight = clear * alpha[k]
+                weights[k] = weight
+                depth += weight * along[k]
+                clear -= weight
+                if clear <= early_stop:
+                    count = k + 1
+                    break
+            add_weighted(sums, weights, values, count)
+        out[ray, :3], out[ray, 3] = sums[1:], 1 - clear
+        out[ray, 4] = near * (1 - clear) + length * (depth + offset[ray] * (1 - clear))
+
+
+@jit
+def _next_occupied(i, num_samples, start, step, offset, occupied, away):
+    """The first sample from i on (or num_samples) that lies in an occupied cell, this cell, and its position."""
+    while i < num_samples:
+        t = i + np.float64(offset)
+        x, y, z = start[0] + t * step[0], start[1] + t * step[1], start[2] + t * step[2]
+        ix = min(max(np.int32(x), np.int32(0)), np.int32(occupied.shape[0] - 1))
+        iy = min(max(np.int32(y), np.int32(0)), np.int32(occupied.shape[1] - 1))
+        iz = min(max(np.int32(z), np.int32(0)), np.int32(occupied.shape[2] - 1))
+        bx, by, bz = ix // COARSE, iy // COARSE, iz // COARSE
+        free = away[bx, by, bz]
+        if free > 0:
+            i += min(_leap(x, step[0], bx, free), _leap(y, step[1], by, free), _leap(z, step[2], bz, free))
+        elif occupied[ix, iy, iz] != 0:
+            return i, (ix, iy, iz), x, y, z
+        else:
+            i += 1
+    return num_samples, (np.int32(0), np.int32(0), np.int32(0)), 0.0, 0.0, 0.0
+
+
+@jit
+def _leap(position, step, block, free):
+    """Samples to the first one that may lie outside the empty blocks around this one, along one axis (>= 1)."""
+    if step >= 0:
+        border, step = (block + free) * COARSE - position, max(step, 1e-9)
+    else:
+        border, step = position - (block - free + 1) * COARSE, -step
+    return int(min(border / step - 1e-6, 1e9)) + 1
 
 
 @jit
 def march_backward(
-    grid, cells, box, origins, directions, offset, occupied, early_stop, upstream, begin, end, out
+    grid, cells, box, origins, directions, offset, occupied, away, early_stop, upstream, begin, end, out, spans
 ):
     """Gradients at the samples of rays begin .. end: out [end - begin, S, 4], for density and colour.
 
-    As march_forward; upstream [B * N, 5] is the gradient of its output. With g_i = g_c . c_i + g_o + g_t t_i,
-    dL/dtau_i = T_{i+1} g_i - sum_{j > i} w_j g_j and dL/dc_i = w_i g_c.
+    upstream [B * N, 5] is the gradient of what march_dense wrote. spans [end - begin, 2]: first and end of the
+    samples with a gradient; the rest of out is left as it was. occupied, away: of mark_cells and mark_blocks, or
+    of length 0 if all cells are to be looked at.
+    With g_i = g_c . c_i + g_o + g_t t_i, dL/dtau_i = T_{i+1} g_i - sum_{j > i} w_j g_j and dL/dc_i = w_i g_c.
     """
     num_rays = upstream.shape[0] // grid.shape[0]
     step_y = (cells[2] + 1) * 4
     step_x = (cells[1] + 1) * step_y
     num_samples = int(box[3, 2])
-    start, step = np.empty(3), np.empty(3)
-    weights, after = np.empty(num_samples), np.empty(num_samples)
+    counting = np.arange(num_samples).astype(np.float64)
+    places, (fx, fy, fz), values, alpha, weights, bits = _scratch(num_samples)
+    base, plane = places
+    gain, after = np.empty(num_samples, np.float32), np.empty(num_samples)
     for ray in range(begin, end):
         index = ray // num_rays
         line = ray if origins.shape[0] == upstream.shape[0] else ray - index * num_rays
-        near, length = _enter(origins[line], directions[line], box, start, step)
-        values, samples = grid[index], out[ray - begin]
-        samples[:] = 0
-        transmittance, last = 1.0, 0
-        for i in range(num_samples if length > 0 else 0):
-            along = i + offset[ray]
-            x, fx = _split(start[0] + along * step[0], cells[0])
-            y, fy = _split(start[1] + along * step[1], cells[1])
-            z, fz = _split(start[2] + along * step[2], cells[2])
-            last = i + 1
-            weights[i], after[i] = 0.0, transmittance
-            if occupied.shape[0] > 0 and occupied[index, x, y, z] == 0:
-                after[i] = -1.0
-                continue
-            density, r, g, b = cell_sample(
-                values, x * step_x + y * step_y + z * 4, step_x, step_y, fx, fy, fz
-            )
-            samples[i, 1], samples[i, 2], samples[i, 3] = r, g, b
-            if density < 0:
-                after[i] = -1.0
-                continue
-            weights[i] = transmittance * _absorbed(density * length)
-            transmittance -= weights[i]
-            after[i] = transmittance
-            if transmittance < early_stop:
-                break
-        suffix = 0.0
+        near, length, start, step = _enter(origins[line], directions[line], box)
+        own, samples = grid[index], out[ray - begin]
+        clear, lead = 1.0, 0
+        if occupied.shape[0] > 0:
+            lead = _next_occupied(0, num_samples, start, step, offset[ray], occupied[index], away[index])[0]
+        count = lead
+        while length > 0 and count < num_samples and not clear <= early_stop:
+            first, count = count, min(count + BLOCK, num_samples)
+            size = count - first
+            room = (base[first:], plane[first:]), (fx[first:], fy[first:], fz[first:])
+            _locate(start, step, cells, counting, offset[ray], first, size, room[0], room[1])
+            for k in range(first, count):
+                if occupied.shape[0] > 0 and not _is_occupied(occupied[index], base[k], step_x, step_y):
+                    values[4 * k], values[4 * k + 1], values[4 * k + 2], values[4 * k + 3] = -1.0, 0.0, 0.0, 0.0
+                else:
+                    cell_load(own, base[k], step_x, step_y, fx[k], fy[k], fz[k], values, 4 * k)
+            _absorb(values[4 * first :], np.float32(length), size, bits, alpha[first:])
+            for k in range(first, count):
+                weight = clear * alpha[k]
+                weights[k] = weight
+                clear -= weight
+                after[k] = clear
+                if clear <= early_stop:
+                    count = k + 1
+                    break
+        spans[ray - begin, 0], spans[ray - begin, 1] = lead, count if length > 0 else lead
         g_r, g_g, g_b, g_o, g_t = upstream[ray]
-        for i in range(last - 1, -1, -1):
-            sample, weight = samples[i], weights[i]
-            if after[i] < 0:
-                sample[:] = 0
-                continue
-            gain = (
-                g_r * sample[1]
-                + g_g * sample[2]
-                + g_b * sample[3]
-                + g_o
-                + g_t * (near + (i + offset[ray]) * length)
-            )
-            sample[0] = (after[i] * gain - suffix) * length
-            suffix += weight * gain
-            sample[1], sample[2], sample[3] = weight * g_r, weight * g_g, weight * g_b
+        g_o += g_t * np.float32(near + offset[ray] * length)
+        g_t *= np.float32(length)
+        for k in range(lead, count):
+            red, green, blue = values[4 * k + 1], values[4 * k + 2], values[4 * k + 3]
+            gain[k] = g_r * red + g_g * green + g_b * blue + (g_o + g_t * np.float32(counting[k]))
+        later = 0.0
+        for k in range(count - 1, lead - 1, -1):
+            alpha[k] = (after[k] * gain[k] - later) * length
+            later += np.float64(weights[k]) * gain[k]
+        for k in range(lead, count):
+            samples[k, 0] = np.float32(0) if values[4 * k] < 0 else alpha[k]
+            samples[k, 1], samples[k, 2], samples[k, 3] = weights[k] * g_r, weights[k] * g_g, weights[k] * g_b
 
 
 @jit
-def scatter_samples(
-    samples, cells, box, origins, directions, offset, num_rays, begin, end, index, lower, upper, grid
-):
-    """Add the gradients at samples [end - begin, S, 4] to planes lower <= x < upper of grid [X * Y * Z * 4]
-    of object `index`.
+def _is_occupied(occupied, base, step_x, step_y):
+    return occupied[base // step_x, base % step_x // step_y, base % step_y // 4] != 0
 
-    Each plane gets its terms in the order of rays and samples, so the sum does not depend on the cut into
-    planes.
+
+@jit
+def scatter_samples(samples, spans, cells, box, origins, directions, offset, rays, first_ray, planes, grid):
+    """Add gradients at samples [.., S, 4] of rays begin .. end to planes lower <= x < upper of one object's grid.
+
+    samples and spans: of march_backward, from first_ray on; rays: (begin, end, N), all of one object; planes:
+    (lower, upper); grid [X * Y * Z * 4]. Each plane gets its terms in the order of rays and samples, so that the
+    sum does not depend on the cut into planes.
     """
+    (begin, end, num_rays), (lower, upper) = rays, planes
     step_y = (cells[2] + 1) * 4
     step_x = (cells[1] + 1) * step_y
     num_samples = int(box[3, 2])
-    start, step = np.empty(3), np.empty(3)
+    counting = np.arange(num_samples).astype(np.float64)
+    places, fractions, _, _, _, _ = _scratch(num_samples)
+    (base, plane), (fx, fy, fz) = places, fractions
     flat = samples.reshape(-1)
-    for ray in range(max(begin, index * num_rays), min(end, (index + 1) * num_rays)):
-        line = ray if origins.shape[0] == offset.shape[0] else ray - index * num_rays
-        _, length = _enter(origins[line], directions[line], box, start, step)
-        for i in range(num_samples if length > 0 else 0):
-            along = i + offset[ray]
-            x, fx = _split(start[0] + along * step[0], cells[0])
-            if x < lower - 1 or x >= upper:
-                continue
-            y, fy = _split(start[1] + along * step[1], cells[1])
-            z, fz = _split(start[2] + along * step[2], cells[2])
-            base = x * step_x + y * step_y + z * 4
-            row = ((ray - begin) * num_samples + i) * 4
-            if x >= lower:
-                plane_add(grid, base, step_y, flat, row, np.float32(1) - fx, fy, fz)
-            if x + 1 < upper:
-                plane_add(grid, base + step_x, step_y, flat, row, fx, fy, fz)
+    for ray in range(begin, end):
+        lead, end_of_ray = spans[ray - first_ray]
+        if lead == end_of_ray:
+            continue
+        line = ray if origins.shape[0] == offset.shape[0] else ray % num_rays
+        _, _, start, step = _enter(origins[line], directions[line], box)
+        first, last = _crossing(start[0], step[0], offset[ray], lower - 1, upper)
+        first, last = max(first, lead), min(last, end_of_ray)
+        _locate(start, step, cells, counting, offset[ray], first, last - first, places, fractions)
+        row = ((ray - first_ray) * num_samples + first) * 4
+        for k in range(last - first):
+            if lower <= plane[k] < upper:
+                plane_add(grid, base[k], step_y, flat, row + 4 * k, np.float32(1) - fx[k], fy[k], fz[k])
+            if lower <= plane[k] + 1 < upper:
+                plane_add(grid, base[k] + step_x, step_y, flat, row + 4 * k, fx[k], fy[k], fz[k])
+
+
+@jit
+def _crossing(start, step, offset, lower, upper):
+    """A range that has all samples k with lower <= start + (k + offset) * step <= upper."""
+    if step == 0:
+        return 0, 1 << 30
+    one, two = (lower - start) / step - offset, (upper - start) / step - offset
+    return int(max(min(one, two), -1e9)) - 1, int(min(max(one, two), 1e9)) + 2

@@ -3,11 +3,16 @@
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from raydiance.fields.cameras import Rays
 from raydiance.fields.voxels import VoxelField
 
 __all__ = ["march", "ray_box"]
+
+CACHED_SAMPLES = 1 << 17  # what a CPU's cache holds: about 100 bytes each
+PIECE_SAMPLES = 1 << 22
+KEPT_SAMPLES = 1 << 24
 
 
 def ray_box(rays: Rays, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
@@ -26,16 +31,47 @@ def ray_box(rays: Rays, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def march(
-    field: VoxelField, rays: Rays, num_samples: int, jitter: Tensor | None, early_stop: float
+    field: VoxelField,
+    rays: Rays,
+    num_samples: int,
+    jitter: Tensor | None,
+    early_stop: float,
+    chunk: int | None = None,
 ) -> Tensor:
-    """[B, N, 5]: sum_i w_i c_i (3), sum_i w_i, sum_i w_i t_i; see `rendering`."""
+    """[B, N, 5]: sum_i w_i c_i (3), sum_i w_i, sum_i w_i t_i; see `rendering`.
+
+    chunk: rays of each object worked on at a time (None: what keeps a piece in the cache, or in a part of the
+    GPU's memory). Where the gradients of all pieces together would need much memory, each piece is rendered
+    again on the way back instead.
+    """
     grid = field.grid
     rays = rays.to(grid.dtype)
+    num_objects, num_rays = len(field), rays.shape[-1]
+    offset = grid.new_full((num_objects, num_rays), 0.5) if jitter is None else jitter.to(grid)
+    with_grad = torch.is_grad_enabled() and grid.requires_grad
+    if chunk is None:
+        in_cache = grid.device.type == "cpu" and not with_grad
+        chunk = max(1, (CACHED_SAMPLES if in_cache else PIECE_SAMPLES) // (num_objects * num_samples))
+    again = with_grad and num_objects * num_rays * num_samples > KEPT_SAMPLES
+    pieces = []
+    for first in range(0, num_rays, chunk):
+        part = (slice(None), slice(first, first + chunk))
+        piece = (field, rays[part[-len(rays.shape) :]], num_samples, offset[part], early_stop)
+        if again:
+            pieces.append(checkpoint(_march_piece, *piece, use_reentrant=False, preserve_rng_state=False))
+        else:
+            pieces.append(_march_piece(*piece))
+    return torch.cat(pieces, dim=1) if pieces else grid.new_zeros(num_objects, 0, 5)
+
+
+def _march_piece(
+    field: VoxelField, rays: Rays, num_samples: int, offset: Tensor, early_stop: float
+) -> Tensor:
+    grid = field.grid
     lower, upper = (torch.tensor(p, dtype=grid.dtype, device=grid.device) for p in (field.lower, field.upper))
     near, far = ray_box(rays, lower, upper)
     step = (far - near) / num_samples
     index = torch.arange(num_samples, dtype=grid.dtype, device=grid.device)
-    offset = torch.full_like(near, 0.5) if jitter is None else jitter.to(grid)
     t = near[..., None] + (index + offset[..., None]) * step[..., None]
     points = rays.origins[..., None, :] + t[..., None] * rays.directions[..., None, :]
     sample = _trilinear(grid, 2 * (points - lower) / (upper - lower) - 1)
@@ -49,8 +85,15 @@ def march(
 
 
 def _trilinear(grid: Tensor, points: Tensor) -> Tensor:
-    """Samples [B, N, S, C] of the grid [B, X, Y, Z, C] at points [N, S, 3] or [B, N, S, 3] in [-1, 1]."""
-    points = points.flip(-1).expand(grid.shape[0], *points.shape[-3:])
-    volume = grid.permute(0, 4, 1, 2, 3)
-    sampled = F.grid_sample(volume, points[:, None], padding_mode="border", align_corners=True)
-    return sampled[:, :, 0].permute(0, 2, 3, 1)
+    """Samples [B, N, S, C] of the grid [B, X, Y, Z, C] at points [B, N, S, 3] in [-1, 1].
+
+    grid_sample on the CPU runs one thread per object, so few objects are repeated and their rays shared out.
+    """
+    num_objects, num_rays, num_samples = points.shape[:3]
+    copies = max(1, torch.get_num_threads() // num_objects) if grid.device.type == "cpu" else 1
+    if num_rays % copies:
+        copies = 1
+    volume = grid.permute(0, 4, 1, 2, 3)[:, None].expand(-1, copies, -1, -1, -1, -1).flatten(0, 1)
+    where = points.flip(-1).reshape(num_objects * copies, 1, -1, num_samples, 3)
+    sampled = F.grid_sample(volume, where, padding_mode="border", align_corners=True)
+    return sampled[:, :, 0].permute(0, 2, 3, 1).reshape(num_objects, num_rays, num_samples, -1)

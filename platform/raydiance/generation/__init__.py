@@ -2,6 +2,8 @@
 
 from raydiance.generation.bundle import Bundle, BundleSpec, LatentModel, load_bundle, write_bundle
 from raydiance.generation.evaluate import EvaluateSpec, evaluate
+from raydiance.generation.publish import Check, Gate, PublishSpec, check_gate, publish
+from raydiance.generation.report import Command, StageRow, write_report
 from raydiance.generation.sampler import (
     decode,
     generate_fields,
@@ -16,8 +18,14 @@ from raydiance.generation.sampler import (
 __all__ = [
     "Bundle",
     "BundleSpec",
+    "Check",
+    "Command",
     "EvaluateSpec",
+    "Gate",
     "LatentModel",
+    "PublishSpec",
+    "StageRow",
+    "check_gate",
     "decode",
     "evaluate",
     "generate_fields",
@@ -25,8 +33,10 @@ __all__ = [
     "initial_noise",
     "load_bundle",
     "noise_generator",
+    "publish",
     "sample_glb",
     "stamp",
     "views",
     "write_bundle",
+    "write_report",
 ]

@@ -106,11 +106,20 @@ def read_plans(tune: Artifact) -> dict[str, SamplingPlan]:
 
 
 def read_plan_points(tune: Artifact) -> list[dict[str, object]]:
-    """Every plan that tune tried, {name, nfe, error, front}; empty if the artifact has no front.json."""
+    """The plans that tune tried and could compare with its teacher: {nfe, error, front}, `front` for the
+    best.
+
+    Empty if the artifact has no front.json.
+    """
     if "front.json" not in tune.files:
         return []
-    points: list[dict[str, object]] = tune.read_json("front.json")
-    return points
+    found = tune.read_json("front.json")
+    best = {row["plan"] for row in found["front"]}
+    return [
+        {"nfe": row["nfe"], "error": row["error"], "front": row["plan"] in best}
+        for row in found["trials"]
+        if row["error"] is not None
+    ]
 
 
 def _default(asked: str | None, plans: Mapping[str, SamplingPlan], tune: Artifact) -> str:

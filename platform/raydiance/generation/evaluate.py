@@ -16,20 +16,21 @@ from annotated_types import Ge
 from torch import Tensor
 
 from raydiance.data.views import ViewDataset
-from raydiance.generation.assemble import Latents, assemble, needed, read_latents, read_plan_points
+from raydiance.generation.assemble import assemble, needed, read_latents, read_plan_points
 from raydiance.generation.bundle import LatentModel
 from raydiance.generation.measure import (
+    Looking,
     SetDistances,
+    decoded,
     direct_latents,
     distances,
     evenly,
-    latent_view_set,
     objects_of,
     reconstruct,
 )
 from raydiance.generation.sampler import generate_latents
 from raydiance.generation.showcase import Showcase, write_showcase
-from raydiance.generation.viewsets import real_view_set
+from raydiance.generation.viewsets import ViewSet, real_view_set
 from raydiance.metrics import FEATURES_NAME, view_features
 from raydiance.spec import spec
 from raydiance.storage import write_json
@@ -49,10 +50,10 @@ class EvaluateSpec:
     Samples have the seeds first_seed, first_seed + 1, ..., so each of them can be asked for again.
     """
 
-    num_samples: Count = 48
+    num_samples: Count = 32
     first_seed: Annotated[int, Ge(0)] = 0
     plan: str | None = None
-    batch_size: Annotated[int, Ge(1)] = 16
+    batch_size: Annotated[int, Ge(1)] = 8
     num_views: Count = 6
     num_points: Count = 512
     samples_per_ray: Annotated[int, Ge(1)] = 64
@@ -73,13 +74,25 @@ def evaluate(spec: EvaluateSpec, run: Run) -> Outcome:
     for stage, artifact in run.inputs.items():
         run.tracker.log_input(artifact, stage)
 
-    with run.progress.task("evaluate", total=2 * len(latents.raw) + 3 * spec.num_samples) as task:
-        rows = reconstruct(model, data, latents, samples_per_ray=spec.samples_per_ray, done=task.update)
-        started = time.perf_counter()
-        sampled = _sample(model, spec)
-        seconds = (time.perf_counter() - started) / spec.num_samples
-        task.update(spec.num_samples)
-        found = _compare(model, data, latents, sampled, spec, task)
+    objects = objects_of(data, latents)
+    views = evenly(spec.num_views, data.num_views)
+    look = Looking(data.cameras(objects[0])[views], spec.num_points, spec.samples_per_ray)
+
+    with (
+        torch.inference_mode(),
+        run.progress.task("evaluate", total=len(objects) + 3 * spec.num_samples) as task,
+    ):
+        rows, reconstructed = reconstruct(decoded(model, latents.raw, task.update), objects, data, look)
+        sampled, seconds = _sample(model, spec, task)
+        samples = list(decoded(model, sampled, task.update))
+        direct = decoded(model, direct_latents(latents.raw, _seeds(spec)), task.update)
+        sets = {
+            "diffusion": ViewSet.cat([look(field) for field in samples]),
+            "direct": ViewSet.cat([look(field) for field in direct]),
+            "reconstruction": reconstructed,
+        }
+        real, features = real_view_set(data, objects, views, spec.num_points), view_features()
+        found = {name: distances(each, real, features) for name, each in sets.items()}
     metrics = _metrics(rows, found, model, seconds)
     tables: dict[str, Rows] = {"objects": rows, "sets": _set_rows(found)}
 
@@ -99,7 +112,7 @@ def evaluate(spec: EvaluateSpec, run: Run) -> Outcome:
                 model=model,
                 data=data,
                 latents=latents,
-                sampled=sampled,
+                samples=samples,
                 seeds=_seeds(spec),
                 shapes=found["diffusion"].shapes,
                 sets=tables["sets"],
@@ -119,43 +132,19 @@ def _seeds(spec: EvaluateSpec) -> range:
     return range(spec.first_seed, spec.first_seed + spec.num_samples)
 
 
-def _sample(model: LatentModel, spec: EvaluateSpec) -> Tensor:
-    """Latents of the seeds, the classes (where there are any) in turn."""
-    seeds = _seeds(spec)
-    classes = len(model.spec.categories)
+def _sample(model: LatentModel, spec: EvaluateSpec, task: Task) -> tuple[Tensor, float]:
+    """Latents of the seeds, the classes (where there are any) in turn, and the seconds that one took."""
+    seeds, classes = _seeds(spec), len(model.spec.categories)
     labels = torch.arange(len(seeds)) % classes if classes else None
-    return generate_latents(model, seeds, condition=labels, batch_size=spec.batch_size)
+    started, before = time.perf_counter(), 0
 
+    def show(count: int) -> None:
+        nonlocal before
+        task.update(count - before)
+        before = count
 
-def _compare(
-    model: LatentModel, data: ViewDataset, latents: Latents, sampled: Tensor, spec: EvaluateSpec, task: Task
-) -> dict[str, SetDistances]:
-    """Each of the three sets against the real training objects."""
-    views = evenly(spec.num_views, data.num_views)
-    real = real_view_set(data, objects_of(data, latents), views, spec.num_points)
-    features = view_features()
-    sets = {
-        "diffusion": sampled,
-        "direct": direct_latents(latents.raw, _seeds(spec)),
-        "reconstruction": latents.raw,
-    }
-    return {
-        name: distances(
-            latent_view_set(
-                model,
-                values,
-                data,
-                views,
-                samples_per_ray=spec.samples_per_ray,
-                num_points=spec.num_points,
-                batch_size=spec.batch_size,
-                done=task.update,
-            ),
-            real,
-            features,
-        )
-        for name, values in sets.items()
-    }
+    sampled = generate_latents(model, seeds, condition=labels, batch_size=spec.batch_size, callback=show)
+    return sampled, (time.perf_counter() - started) / len(seeds)
 
 
 def _metrics(

@@ -3,7 +3,7 @@ ones.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from raydiance.data.views import ViewDataset
-from raydiance.errors import DataError
-from raydiance.fields import VoxelField, render_views
+from raydiance.errors import ConfigError, DataError
+from raydiance.fields import Cameras, VoxelField, render_views
 from raydiance.generation.assemble import Latents
 from raydiance.generation.bundle import LatentModel
 from raydiance.generation.sampler import decode, noise_generator
@@ -27,7 +27,16 @@ from raydiance.metrics import (
     ssim,
 )
 
-__all__ = ["SetDistances", "direct_latents", "distances", "latent_view_set", "objects_of", "reconstruct"]
+__all__ = [
+    "Looking",
+    "SetDistances",
+    "decoded",
+    "direct_latents",
+    "distances",
+    "evenly",
+    "objects_of",
+    "reconstruct",
+]
 
 KERNEL_SEED = 0  # the subsets of the kernel distance are always the same ones
 
@@ -53,33 +62,54 @@ def objects_of(data: ViewDataset, latents: Latents) -> list[int]:
     return [index[name] for name in latents.object_ids]
 
 
-@torch.inference_mode()
-def reconstruct(
-    model: LatentModel,
-    data: ViewDataset,
-    latents: Latents,
-    *,
-    samples_per_ray: int,
-    done: Callable[[int], None],
-) -> list[dict[str, object]]:
-    """PSNR in dB and SSIM of each object, the means over its held-out views, never trained on."""
-    rows: list[dict[str, object]] = []
-    held_out = data.held_out_views.tolist()
-    for latent, index in zip(latents.raw, objects_of(data, latents), strict=True):
-        cameras = data.cameras(index)[held_out]
-        shown = render_views(decode(model, latent[None]), cameras, num_samples=samples_per_ray).colour[0]
-        image = shown.clamp(0.0, 1.0).permute(0, 3, 1, 2).cpu()
-        truth = composite(data.images(index, held_out))
-        rows.append(
-            {
-                "object": data.object_ids[index],
-                "category": data.categories[index],
-                "psnr": float(psnr(image, truth).mean()),
-                "ssim": float(ssim(image, truth).mean()),
-            }
+@dataclass(frozen=True)
+class Looking:
+    """How objects are looked at: views by these cameras (those of the real objects), points, samples per
+    ray.
+    """
+
+    cameras: Cameras
+    num_points: int
+    samples_per_ray: int
+
+    def __call__(self, field: VoxelField) -> ViewSet:
+        """The views and points of fields."""
+        return field_view_set(
+            field, self.cameras, num_samples=self.samples_per_ray, num_points=self.num_points
         )
-        done(1)
-    return rows
+
+
+def reconstruct(
+    fields: Iterable[VoxelField], objects: Sequence[int], data: ViewDataset, look: Looking
+) -> tuple[list[dict[str, object]], ViewSet]:
+    """How objects look as fields: a row with PSNR in dB and SSIM for each of them, and their view set.
+
+    The scores are means over the held-out views, on which nothing was trained. Raises ConfigError if there
+    are none.
+    """
+    held_out = data.held_out_views.tolist()
+    if not held_out:
+        raise ConfigError(
+            "the views have none that is held out, so nothing can be said of new ones: "
+            "set render.held_out_every to 2 or more and render again"
+        )
+    rows: list[dict[str, object]] = []
+    sets = []
+    for field, index in zip(fields, objects, strict=True):
+        cameras = data.cameras(index)[held_out]
+        seen = render_views(field, cameras, num_samples=look.samples_per_ray).colour[0]
+        image, truth = seen.clamp(0.0, 1.0).permute(0, 3, 1, 2), composite(data.images(index, held_out))
+        scores = {"psnr": float(psnr(image, truth).mean()), "ssim": float(ssim(image, truth).mean())}
+        rows.append({"object": data.object_ids[index], "category": data.categories[index], **scores})
+        sets.append(look(field))
+    return rows, ViewSet.cat(sets)
+
+
+def decoded(model: LatentModel, latents: Tensor, done: Callable[[], None]) -> Iterator[VoxelField]:
+    """The field of each latent, one after the other, on the CPU; `done` is called behind each."""
+    for latent in latents:
+        yield decode(model, latent[None]).to("cpu")
+        done()
 
 
 def direct_latents(raw: Tensor, seeds: Sequence[int]) -> Tensor:
@@ -95,26 +125,6 @@ def direct_latents(raw: Tensor, seeds: Sequence[int]) -> Tensor:
     return sampled
 
 
-def latent_view_set(
-    model: LatentModel,
-    latents: Tensor,
-    data: ViewDataset,
-    views: Sequence[int],
-    *,
-    samples_per_ray: int,
-    num_points: int,
-    batch_size: int,
-    done: Callable[[int], None],
-) -> ViewSet:
-    """The objects of latents, seen by the cameras that saw the first real object."""
-    cameras = data.cameras(0)[list(views)]
-    parts = []
-    for field in _fields(model, latents, batch_size):
-        parts.append(field_view_set(field, cameras, num_samples=samples_per_ray, num_points=num_points))
-        done(len(field))
-    return ViewSet.cat(parts)
-
-
 def distances(generated: ViewSet, real: ViewSet, features: ViewFeatures) -> SetDistances:
     """Both kinds of distance; `features` is the network behind fd_views and kd_views."""
     ours, theirs = _features(generated.images, features), _features(real.images, features)
@@ -122,11 +132,6 @@ def distances(generated: ViewSet, real: ViewSet, features: ViewFeatures) -> SetD
     return SetDistances(
         frechet_distance(ours, theirs), kernel.mean, set_scores(generated.points, real.points)
     )
-
-
-def _fields(model: LatentModel, latents: Tensor, batch_size: int) -> Iterator[VoxelField]:
-    for chunk in torch.split(latents, batch_size):
-        yield decode(model, chunk).to("cpu")
 
 
 def _features(images: Tensor, features: ViewFeatures) -> Tensor:

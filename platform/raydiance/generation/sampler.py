@@ -80,8 +80,11 @@ def generate_latents(
 
 @torch.inference_mode()
 def decode(model: LatentModel, latents: Tensor) -> VoxelField:
-    """The fields of latents [B, C, D, H, W] (on the decoder's own scale)."""
-    return VoxelField(model.decoder(latents.to(model.device)))
+    """The fields of latents [B, C, D, H, W] (on the decoder's own scale).
+
+    One at a time, so that a field's bits do not depend on its batch; the volumes fill the machine anyway.
+    """
+    return VoxelField(torch.cat([model.decoder(latent[None]) for latent in latents.to(model.device)]))
 
 
 def generate_fields(

@@ -3,7 +3,8 @@ mouse.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,12 +12,12 @@ import torch
 import trimesh
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from torch import Tensor
 
 from raydiance.data.views import ViewDataset
 from raydiance.errors import DataError
 from raydiance.fields import (
     Cameras,
+    VoxelField,
     contact_sheet,
     export_html,
     extract_mesh,
@@ -43,12 +44,12 @@ SPACING = 2.1  # between objects that stand side by side: each fits into the uni
 
 @dataclass(frozen=True)
 class Showcase:
-    """What there is to show: samples are latents [B, ...], their seeds in the same order."""
+    """What there is to show: samples are fields of one object each, their seeds in the same order."""
 
     model: LatentModel
     data: ViewDataset
     latents: Latents
-    sampled: Tensor
+    samples: Sequence[VoxelField]
     seeds: Sequence[int]
     shapes: SetScores
     sets: Sequence[Mapping[str, object]]
@@ -74,11 +75,10 @@ def write_showcase(
     for name, sheet in sheets.items():
         write_png(draft.path(f"{name}.png"), sheet)
         tracker.log_image(name, sheet)
-    for name, draw in _figures(show).items():
-        tracker.log_figure(f"{name}.png", draw(figures.LIGHT))
-        for palette_name, palette in (("light", figures.LIGHT), ("dark", figures.DARK)):
-            text = figures.svg(draw(palette))
-            draft.path(f"figures/{name}-{palette_name}.svg").write_text(text, encoding="utf-8")
+    for name, figure in _figures(show).items():
+        tracker.log_figure(f"{name}.png", figure)
+        for palette, text in zip(("light", "dark"), figures.svg_pair(figure), strict=True):
+            draft.path(f"figures/{name}-{palette}.svg").write_text(text, encoding="utf-8")
     page = viewer_page(show, viewer_samples, viewer_resolution)
     draft.path("samples.html").write_text(page, encoding="utf-8")
     tracker.log_text("samples.html", page)
@@ -86,10 +86,9 @@ def write_showcase(
 
 def sample_sheet(show: Showcase, count: int, size: int) -> Images:
     """The first samples from one side, each with its seed."""
-    chosen = show.sampled[:count]
-    images = views(decode(show.model, chosen), _three_quarter(size), num_samples=96)[:, 0]
-    labels = [f"seed {seed}" for seed in show.seeds[: len(chosen)]]
-    return contact_sheet(list(images), columns=_columns(len(images)), labels=labels)
+    images = [views(field, _three_quarter(size), num_samples=96)[0, 0] for field in show.samples[:count]]
+    labels = [f"seed {seed}" for seed in show.seeds[: len(images)]]
+    return contact_sheet(images, columns=_columns(len(images)), labels=labels)
 
 
 def reconstruction_sheet(show: Showcase) -> Images:
@@ -99,17 +98,17 @@ def reconstruction_sheet(show: Showcase) -> Images:
     view = int(show.data.held_out_views[0])
     truth = [_real(show.data, objects[i], view) for i in chosen]
     field = decode(show.model, show.latents.raw[chosen])
-    ours = views(field, show.data.cameras(objects[0])[[view]], num_samples=96)[:, 0]
+    ours = views(field, show.data.cameras(objects[0])[view], num_samples=96)[:, 0]
     return contact_sheet([*truth, *ours], columns=len(chosen))
 
 
 def nearest_sheet(show: Showcase) -> Images:
     """Samples above, below each the training object whose shape is nearest: are they copies?"""
     objects = objects_of(show.data, show.latents)
-    count = min(PAIRS, len(show.sampled))
+    count = min(PAIRS, len(show.samples))
     view = int(show.data.train_views[len(show.data.train_views) // 3])
-    field = decode(show.model, show.sampled[:count])
-    ours = views(field, show.data.cameras(objects[0])[[view]], num_samples=96)[:, 0]
+    camera = show.data.cameras(objects[0])[view]
+    ours = [views(field, camera, num_samples=96)[0, 0] for field in show.samples[:count]]
     theirs = [_real(show.data, objects[int(i)], view) for i in show.shapes.nearest[:count]]
     distance = show.shapes.nearest_distance[:count].tolist()
     labels = [f"seed {seed}" for seed in show.seeds[:count]] + [f"{1e3 * each:.1f} away" for each in distance]
@@ -120,16 +119,13 @@ def viewer_page(show: Showcase, count: int, resolution: int) -> str:
     """A page that shows the first samples side by side and lets one turn them; a sample without surface is
     left out.
     """
-    field = decode(show.model, show.sampled[:count])
     meshes = []
-    for i in range(len(field)):
-        try:
-            meshes.append(extract_mesh(field[i], resolution=resolution))
-        except DataError:
-            continue
+    for field in show.samples[:count]:
+        with suppress(DataError):
+            meshes.append(extract_mesh(field, resolution=resolution))
     if not meshes:
         return "<!DOCTYPE html><title>Samples</title><p>None of the samples has a surface.</p>\n"
-    return export_html(arrange(meshes), title=f"Samples of seeds {show.seeds[0]} to {show.seeds[count - 1]}")
+    return export_html(arrange(meshes), title=f"Samples, from seed {show.seeds[0]} on")
 
 
 def arrange(meshes: Sequence[trimesh.Trimesh]) -> trimesh.Trimesh:
@@ -144,14 +140,11 @@ def arrange(meshes: Sequence[trimesh.Trimesh]) -> trimesh.Trimesh:
     return together
 
 
-def _figures(show: Showcase) -> dict[str, Callable[[figures.Palette], Figure]]:
+def _figures(show: Showcase) -> dict[str, Figure]:
     normalised = show.latents.statistics.normalise(show.latents.raw).numpy()
-    drawn: dict[str, Callable[[figures.Palette], Figure]] = {
-        "latents": lambda palette: figures.latents(normalised, palette),
-        "distances": lambda palette: figures.distances(show.sets, palette),
-    }
+    drawn = {"latents": figures.latents(normalised), "distances": figures.distances(show.sets)}
     if show.plan_points:
-        drawn["plans"] = lambda palette: figures.plan_front(show.plan_points, palette)
+        drawn["plans"] = figures.plan_front(show.plan_points)
     return drawn
 
 
@@ -169,5 +162,8 @@ def _real(data: ViewDataset, index: int, view: int) -> Images:
 
 
 def _columns(count: int) -> int:
-    """Columns of a sheet that is a little wider than high."""
-    return min(count, max(1, math.ceil(math.sqrt(1.6 * count))))
+    """Columns of a sheet a little wider than high; full rows where the count allows it."""
+    wanted = math.sqrt(1.6 * count)
+    full = [columns for columns in range(1, count + 1) if count % columns == 0]
+    best = min(full, key=lambda columns: abs(columns - wanted))
+    return best if abs(best - wanted) <= 2 else math.ceil(wanted)

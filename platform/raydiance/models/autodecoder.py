@@ -12,17 +12,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from raydiance.models.blocks import Norm, ResidualBlock, SelfAttention, conv, normalisation, upsample
+from raydiance.models.blocks import (
+    Norm,
+    ResidualBlock,
+    SelfAttention,
+    conv,
+    normalisation,
+    upsample,
+    zero_init,
+)
 from raydiance.spec import spec
 
 __all__ = ["Autodecoder", "AutodecoderSpec", "FieldDecoder", "LatentGenerator"]
 
-BASE_RESOLUTION = 4
-
 
 @spec
 class AutodecoderSpec:
-    """The shape of the networks. `widths` and `depths` (residual blocks) go level by level, 4^3 first.
+    """The shape of the networks. `widths` and `depths` (residual blocks) go level by level, the base first.
 
     Either there is a level for the field's resolution too, or one less: then the last convolution gives eight
     voxels per cell at once (sub-pixel), which costs a fraction of convolutions at the full resolution.
@@ -30,6 +36,7 @@ class AutodecoderSpec:
 
     code_dim: int = 64
     code_std: float = 1.0  # 0: all codes start at zero and part ways by their gradients
+    base_resolution: int = 4  # of the volume that a code is first spread over
     latent_channels: int = 16
     latent_resolution: int = 8
     field_resolution: int = 32
@@ -42,10 +49,13 @@ class AutodecoderSpec:
     initial_density: float = 0.5
 
     def __post_init__(self) -> None:
-        levels = math.log2(self.field_resolution / BASE_RESOLUTION)
+        levels = math.log2(self.field_resolution / self.base_resolution)
         if levels != int(levels) or levels < 1:
-            raise ValueError(f"field_resolution must be 8, 16, 32, 64, ..., got {self.field_resolution}")
-        every = tuple(BASE_RESOLUTION * 2**level for level in range(int(levels) + 1))
+            raise ValueError(
+                f"field_resolution must be base_resolution = {self.base_resolution} times 2, 4, 8, ..., "
+                f"got {self.field_resolution}"
+            )
+        every = tuple(self.base_resolution * 2**level for level in range(int(levels) + 1))
         if len(self.widths) not in (len(every) - 1, len(every)):
             raise ValueError(
                 f"widths needs one entry for each level of {every}, or all but the last, got {self.widths}"
@@ -65,8 +75,8 @@ class AutodecoderSpec:
 
     @property
     def resolutions(self) -> tuple[int, ...]:
-        """4, 8, ...: the sizes of the levels."""
-        return tuple(BASE_RESOLUTION * 2**level for level in range(len(self.widths)))
+        """The sizes of the levels, such as 4, 8, 16."""
+        return tuple(self.base_resolution * 2**level for level in range(len(self.widths)))
 
     @property
     def subpixel(self) -> bool:
@@ -104,8 +114,11 @@ class LatentGenerator(nn.Module):
 
     def __init__(self, spec: AutodecoderSpec) -> None:
         super().__init__()
-        self.width = spec.widths[0]
-        self.linear = nn.Linear(spec.code_dim, self.width * BASE_RESOLUTION**3)
+        self.shape = (spec.widths[0], *(spec.base_resolution,) * 3)
+        self.linear = nn.Linear(spec.code_dim, math.prod(self.shape))
+        if spec.code_std:
+            # All objects start alike, and what tells them apart is learned signal rather than frozen noise.
+            zero_init(self.linear)
         levels: list[nn.Module] = [_level(spec, 0, spec.depths[0])]
         last = spec.resolutions.index(spec.latent_resolution)
         for level in range(1, last + 1):
@@ -114,15 +127,11 @@ class LatentGenerator(nn.Module):
                 _level(spec, level, spec.depths[level]),
             ]
         self.levels = nn.Sequential(*levels)
-        self.out = nn.Sequential(
-            normalisation(3, spec.widths[last], spec.norm),
-            nn.SiLU(),
-            conv(3, spec.widths[last], spec.latent_channels, 1),
-        )
+        self.out = conv(3, spec.widths[last], spec.latent_channels, 1)
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def forward(self, codes: Tensor) -> Tensor:
-        x = self.linear(codes).reshape(-1, self.width, *(BASE_RESOLUTION,) * 3)
+        x = self.linear(codes).reshape(-1, *self.shape)
         x = x.contiguous(memory_format=torch.channels_last_3d)
         latents: Tensor = self.out(self.levels(x))
         return latents

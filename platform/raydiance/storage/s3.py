@@ -7,6 +7,7 @@ AWS_REGION, AWS_PROFILE. Files that were read or written are kept, verified, und
 
 import base64
 import hashlib
+import logging
 import os
 import re
 import secrets
@@ -29,6 +30,8 @@ __all__ = ["S3Backend", "cache_root"]
 
 PART_BYTES = 16 * 2**20
 PROBE_S = 8.0
+PROBE = ".probe"
+logger = logging.getLogger("raydiance.storage")
 
 
 def cache_root() -> Path:
@@ -47,6 +50,7 @@ class S3Backend:
             raise StoreError(
                 f"store {url!r}: give s3://bucket/prefix; {self.bucket!r} cannot be a bucket's name"
             )
+        self._is_conditional: bool | None = None
         with self._errors("opened"):
             self.files = S3FileSystem(
                 skip_instance_cache=True,
@@ -63,23 +67,28 @@ class S3Backend:
     def check(self) -> None:
         """Ask once for one name below the prefix. Raises StoreError within 10 s if that is refused."""
         with self._errors("reached"):
-            probe = S3FileSystem(
-                skip_instance_cache=True,
-                config_kwargs={"connect_timeout": 5, "read_timeout": 5, "retries": {"total_max_attempts": 1}},
-            )
-            probe.retries = 1
-            sync(
-                probe.loop,
-                probe._call_s3,
-                "list_objects_v2",
-                Bucket=self.bucket,
-                Prefix=self.prefix,
-                MaxKeys=1,
-                timeout=PROBE_S,
-            )
+            self._ask("list_objects_v2", Bucket=self.bucket, Prefix=self.prefix, MaxKeys=1)
+
+    def prove(self) -> bool:
+        """Whether the server refuses a second create-only PUT, as AWS and Ceph do and rclone does not.
+
+        Where it does not, two writers of one key would not be told apart; the random part of a key makes that
+        unlikely. Raises StoreError within 20 s if writing is refused.
+        """
+        key = f"{self.prefix}/{PROBE}".lstrip("/")
+        with self._errors("written"):
+            self._ask("put_object", Bucket=self.bucket, Key=key, Body=b"raydiance")
+            try:
+                self._ask("put_object", Bucket=self.bucket, Key=key, Body=b"raydiance", IfNoneMatch="*")
+            except FileExistsError:
+                return True
+        return False
 
     def stage(self, token: str) -> Path:
-        """A new, empty folder beside the cache."""
+        """A new, empty folder beside the cache. Raises StoreError before any work if writing is refused."""
+        if self._is_conditional is None:
+            self._is_conditional = self.prove()
+            logger.info("%s: create-only PUT is %s", self.url, "kept" if self._is_conditional else "ignored")
         folder = cache_root() / "staging" / token
         with _local_errors():
             folder.mkdir(parents=True)
@@ -161,6 +170,15 @@ class S3Backend:
             if left:
                 self.files.rm(left)
 
+    def _ask(self, method: str, **arguments: object) -> None:
+        """One request, tried once, given up after eight seconds."""
+        client = S3FileSystem(
+            skip_instance_cache=True,
+            config_kwargs={"connect_timeout": 5, "read_timeout": 7, "retries": {"total_max_attempts": 1}},
+        )
+        client.retries = 1
+        sync(client.loop, client._call_s3, method, timeout=PROBE_S, **arguments)
+
     def _upload(self, path: Path, target: str, entry: FileEntry) -> None:
         # the server refuses a body that does not match; the parts of larger files carry checksums anyway
         whole = {"ContentMD5": _md5(path)} if entry.size < 2 * PART_BYTES else {}
@@ -199,6 +217,8 @@ class S3Backend:
     def _cause(self, error: BaseException) -> str:
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
         text = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, TimeoutError):
+            text = f"nothing for {PROBE_S:g} s"
         if isinstance(error, NoCredentialsError | PartialCredentialsError):
             return f"no credentials for {endpoint}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         if isinstance(error, PermissionError):

@@ -24,6 +24,9 @@ from numpy.typing import NDArray
 # before the import: nothing is sent to anybody, and runs do not end with lines on standard output
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+# a server that is away is asked for about a minute, not for four
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
 from mlflow import MlflowClient
 from mlflow.entities import (
@@ -124,6 +127,15 @@ class MlflowTracker:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _join, (self.url, self.run_id)
+
+    @property
+    def page(self) -> str | None:
+        """Where a browser shows the run; None without a server."""
+        if not self.url.startswith("http"):
+            return None
+        with _errors(self.url, "find the run"):
+            experiment_id = self._client.get_run(self.run_id).info.experiment_id
+        return f"{self.url}/#/experiments/{experiment_id}/runs/{self.run_id}"
 
     @property
     def registry(self) -> "MlflowRegistry":

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from raydiance.data.views import ViewDataset
 from raydiance.errors import ConfigError
@@ -26,6 +26,8 @@ from raydiance.training.losses import (
 from raydiance.training.randomness import seeded
 
 __all__ = ["AutodecoderLosses", "AutodecoderObjective", "AutodecoderTraining", "train_autodecoder"]
+
+REFERENCE_FAN_IN = 64
 
 
 @spec
@@ -90,11 +92,19 @@ class AutodecoderObjective(Objective):
             self.model = Autodecoder(training.model, len(self.objects))
 
     def parameter_groups(self) -> Sequence[Mapping[str, Any]]:
-        network = [p for name, p in self.model.named_parameters() if not name.startswith("codes.")]
-        return [
-            {"params": network},
-            {"params": [self.model.codes.weight], "factor": self.training_spec.code_rate},
-        ]
+        """One group per learning rate: that of a weight falls with its fan-in, beyond REFERENCE_FAN_IN.
+
+        Adam moves every weight by about the same amount, so what a layer's output moves by grows with its
+        fan-in; scaled so, wide convolutions stay calm at a rate that lets codes move fast (muP; Yang et al. 2022).
+        """
+        groups: dict[float, list[nn.Parameter]] = {}
+        for name, parameter in self.model.named_parameters():
+            fan_in = parameter[0].numel() if parameter.ndim > 1 else 1
+            factor = min(1.0, REFERENCE_FAN_IN / fan_in)
+            if name.startswith("codes."):
+                factor = self.training_spec.code_rate
+            groups.setdefault(factor, []).append(parameter)
+        return [{"params": parameters, "factor": factor} for factor, parameters in groups.items()]
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         rows, generators = batch.items(len(self.objects)), batch.generators()

@@ -54,7 +54,8 @@ def repaint(
     """DDIM(eta) that walks back: after every jump_length steps it diffuses up to where they began, and does
     them again, num_resamples times in all (Lugmayr et al. 2022, Algorithm 1 and section 4.2).
 
-    Made for `editing.known_region`, whose two halves agree better each time. NFE = about S num_resamples.
+    The first jump_length steps are taken once. Made for `editing.known_region`, whose two sides agree better
+    each time. NFE = S + (num_resamples - 1) times the steps below the first jump_length.
     """
     if jump_length < 1 or num_resamples < 1 or not 0 <= eta <= 1:
         raise ConfigError(
@@ -64,13 +65,13 @@ def repaint(
     draft = Draft()
     for begin in range(0, grid.num_steps, jump_length):
         levels = grid.sigmas[begin : begin + jump_length + 1]
-        for turn in range(num_resamples):
+        turns = num_resamples if begin else 1  # nothing to agree on yet in pure noise
+        for turn in range(turns):
             for s, s_next in pairwise(levels):
                 e = draft.call(s)
                 tilde = eta * _posterior_std(s, s_next)
-                again = s_next == levels[-1] and turn < num_resamples - 1
-                drawn = math.sqrt(tilde**2 + (levels[0] ** 2 - s_next**2 if again else 0.0))
-                draft.commit(X + (math.sqrt(s_next**2 - tilde**2) - s) * e + drawn * Z)
+                back = levels[0] ** 2 - s_next**2 if s_next == levels[-1] and turn < turns - 1 else 0.0
+                draft.commit(X + (math.sqrt(s_next**2 - tilde**2) - s) * e + math.sqrt(tilde**2 + back) * Z)
     return finish(draft, f"repaint{num_resamples}x{jump_length}", grid, 1)
 
 

@@ -23,8 +23,8 @@ __all__ = ["dpm_solver_pp", "dpm_solver_pp_sde", "unipc"]
 def dpm_solver_pp(schedule: Schedule, grid: Grid, *, order: int = 2) -> SamplingPlan:
     """DPM-Solver++ multistep of "order" 1 .. 3 (Lu et al. 2022b, Algorithm 2). NFE = S.
 
-    3 is as its authors run it: with half the second difference that third order asks for (UniPC has the whole one), so
-    that it converges with order 2 but extrapolates less boldly, which serves it well at few steps.
+    3 is as its authors run it: with half the second difference that third order asks for (UniPC has the whole
+    one), so that it converges with order 2 but extrapolates less boldly, which serves it well at few steps.
     """
     _check("dpm_solver_pp", order, 3)
     draft, past, lengths = Draft(), list[Symbol](), list[float]()
@@ -76,7 +76,9 @@ def unipc(schedule: Schedule, grid: Grid, *, order: int = 2) -> SamplingPlan:
         if s_next == 0:
             moved = past[0]
         elif i == grid.num_steps - 1:
-            moved = _exponential_step(moved, s, s_next, grid.sigmas[max(i - order + 1, 0) : i + 1][::-1], past)
+            moved = _exponential_step(
+                moved, s, s_next, grid.sigmas[max(i - order + 1, 0) : i + 1][::-1], past
+            )
         draft.commit(moved)
     return finish(draft, f"unipc{order}", grid, order + 1)
 
