@@ -141,7 +141,7 @@ class LatentGenerator(nn.Module):
 class FieldDecoder(nn.Module):
     """G2: latents [B, C, L, L, L] -> grids of fields [B, R, R, R, 4], density (>= 0) first, then RGB.
 
-    All that a served bundle needs of the autodecoder. The linear path is a learned dictionary of patches, one for
+    All a served bundle needs of the autodecoder. The linear path is a learned dictionary of patches, one for
     each channel; it lets codes follow the views long before the levels beside it have learned to decode.
     """
 
