@@ -20,7 +20,7 @@ import pytest
 import trimesh
 from mlflow.tracking import MlflowClient
 
-from conftest import ROOT, S3Server, free_port, healthy, running
+from tests.conftest import ROOT, S3Server, free_port, healthy, running
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 

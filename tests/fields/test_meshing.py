@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import ball
+from tests.fields.conftest import ball
 from raydiance.errors import DataError
 from raydiance.fields import VoxelField, extract_mesh
 
