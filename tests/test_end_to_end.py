@@ -19,7 +19,6 @@ import httpx
 import pytest
 import trimesh
 from mlflow.tracking import MlflowClient
-
 from tests.conftest import ROOT, S3Server, free_port, healthy, running
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
