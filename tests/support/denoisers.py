@@ -15,8 +15,9 @@ SHAPE = (3, 4, 4, 4)
 def gaussian_inputs(
     store: Store, *, num_latents: int = 48, classes: tuple[str, ...] = ()
 ) -> dict[str, Artifact]:
-    """A fresh U-Net, whose output is zero, is the exact denoiser of a unit Gaussian at sigma_data = 1; and latents
-    drawn from that Gaussian.
+    """A fresh U-Net and latents drawn from a unit Gaussian.
+
+    The network's output is zero, so at sigma_data = 1 it is that Gaussian's exact denoiser.
     """
     spec = UNetSpec(
         in_channels=3,
