@@ -24,10 +24,11 @@ __all__ = ["Description", "Sampler"]
 
 @dataclass(frozen=True)
 class Description:
-    """What the replica serves."""
+    """What the replica serves, and how many samples wait, run and are being finished on it."""
 
     model: ModelInfo
     plans: list[PlanInfo]
+    load: dict[str, int]
 
 
 class Sampler:
@@ -118,7 +119,7 @@ class Sampler:
             )
             for name, plan in sorted(bundle.plans.items(), key=lambda pair: pair[1].nfe)
         ]
-        return Description(model, plans)
+        return Description(model, plans, self.engine.load)
 
     def check(self) -> None:
         """Raise NotReadyError if the engine has stopped."""
