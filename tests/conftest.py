@@ -155,7 +155,7 @@ def running(
             stderr=subprocess.STDOUT,
             env=os.environ | (environment or {}),
             start_new_session=True,
-            preexec_fn=_end_with_parent,
+            preexec_fn=_end_with_parent,  # noqa: PLW1509  (the tests start no threads of their own)
         )
     try:
         deadline = time.monotonic() + timeout_s

@@ -19,8 +19,7 @@ import httpx
 import pytest
 import trimesh
 from mlflow.tracking import MlflowClient
-
-from conftest import ROOT, S3Server, free_port, healthy, running
+from tests.conftest import ROOT, S3Server, free_port, healthy, running
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 

@@ -28,8 +28,8 @@ def test_normal_latents_get_unit_scale(mode):
         normalised.transpose(0, 1).flatten(1).mean(1),
         normalised.transpose(0, 1).flatten(1).std(1),
     )
-    torch.testing.assert_close(means, torch.zeros(3), atol=0.06, rtol=0)
-    torch.testing.assert_close(deviations, torch.ones(3), atol=0.06, rtol=0)
+    torch.testing.assert_close(means, torch.zeros(3), atol=0.1, rtol=0)
+    torch.testing.assert_close(deviations, torch.ones(3), atol=0.1, rtol=0)
 
 
 def test_outliers_move_moments_but_not_quartiles():

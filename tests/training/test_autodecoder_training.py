@@ -31,7 +31,7 @@ MODEL = AutodecoderSpec(
 AUTODECODER = AutodecoderTraining(
     model=MODEL,
     losses=AutodecoderLosses(total_variation=0.01, sparsity=0.01, codes=1e-4, latents=1e-4),
-    loop=LoopSpec(steps=60, batch_size=3, learning_rate=2e-2, checkpoint_every=30, preview_every=30),
+    loop=LoopSpec(steps=60, batch_size=3, learning_rate=3e-2, checkpoint_every=30, preview_every=30),
     views_per_object=2,
     pixel_stride=2,
     num_samples=24,

@@ -20,31 +20,39 @@ __all__ = [
     "TuneSpec",
 ]
 
-Solver = Literal["ddim", "ipndm", "deis", "dpmpp", "heun"]
-GridName = Literal["karras", "log_snr"]
+Solver = Literal["ddim", "ipndm", "deis", "deis_asinh", "dpmpp", "unipc", "heun"]
+GridName = Literal["karras", "log_snr", "asinh"]
 
 
 @spec
 class TuneSpec:
     """What the search for sampling plans may try and how it judges.
 
-    About half of the trials screen solvers and grids at `screen_nfe` network calls; the best of those are
-    then tried at the other numbers of calls in `nfe`. Judged on `num_samples` noises, against a teacher of
-    `teacher_nfe` calls and against the training latents. `draft_nfe` and `standard_nfe` are what plans of
-    these names may spend.
+    About half of the trials screen solvers and grids at `screen_nfe` network calls (None: the middle one of
+    `nfe`); the best of those are then tried at the other numbers of calls. Judged on `num_samples` noises,
+    against a teacher of `teacher_nfe` calls and against the training latents. `draft_nfe` and `standard_nfe`
+    are what plans of these names may spend.
     """
 
     num_trials: Annotated[int, Ge(1)] = 24
     num_samples: Annotated[int, Ge(4)] = 24
     batch_size: Annotated[int, Ge(1)] = 8
     nfe: Annotated[tuple[Annotated[int, Ge(2)], ...], MinLen(1)] = (4, 6, 8, 12, 16, 24)
-    screen_nfe: Annotated[int, Ge(2)] = 8
+    screen_nfe: Annotated[int, Ge(2)] | None = None
     draft_nfe: Annotated[int, Ge(2)] = 6
     standard_nfe: Annotated[int, Ge(2)] = 12
     teacher_nfe: Annotated[int, Ge(4)] = 48
     rank: Literal["error", "frechet"] = "error"
-    solvers: Annotated[tuple[Solver, ...], MinLen(1)] = ("ddim", "ipndm", "deis", "dpmpp", "heun")
-    grids: Annotated[tuple[GridName, ...], MinLen(1)] = ("karras", "log_snr")
+    solvers: Annotated[tuple[Solver, ...], MinLen(1)] = (
+        "ddim",
+        "ipndm",
+        "deis",
+        "deis_asinh",
+        "dpmpp",
+        "unipc",
+        "heun",
+    )
+    grids: Annotated[tuple[GridName, ...], MinLen(1)] = ("karras", "log_snr", "asinh")
     rhos: Annotated[tuple[Annotated[float, Gt(0)], ...], MinLen(1)] = (3.0, 5.0, 7.0)
     etas: Annotated[tuple[Annotated[float, Interval(ge=0, le=1)], ...], MinLen(1)] = (0.0, 0.5, 1.0)
     sigma_min: Annotated[float, Gt(0)] = 0.01
@@ -54,18 +62,15 @@ class TuneSpec:
     gpus_per_trial: Annotated[float, Ge(0)] = 0.0
 
     def __post_init__(self) -> None:
-        if self.screen_nfe not in self.nfe:
+        if self.screen_nfe is not None and self.screen_nfe not in self.nfe:
             raise ValueError(f"screen_nfe = {self.screen_nfe} must be one of nfe = {self.nfe}")
         if self.teacher_nfe < 2 * max(self.nfe):
             raise ValueError(
                 f"teacher_nfe = {self.teacher_nfe} cannot judge plans of {max(self.nfe)} network calls: "
                 f"use {2 * max(self.nfe)} or more"
             )
-        if not min(self.nfe) <= self.draft_nfe <= self.standard_nfe:
-            raise ValueError(
-                f"need min(nfe) <= draft_nfe <= standard_nfe, got {min(self.nfe)}, {self.draft_nfe} and "
-                f"{self.standard_nfe}"
-            )
+        if self.draft_nfe > self.standard_nfe:
+            raise ValueError(f"need draft_nfe <= standard_nfe, got {self.draft_nfe} and {self.standard_nfe}")
         if self.rank == "frechet" and self.num_samples < 8 * self.components:
             raise ValueError(
                 f"rank = frechet on {self.num_samples} samples would choose plans by chance: "
@@ -73,6 +78,13 @@ class TuneSpec:
             )
         if self.sigma_min >= min(self.sigma_max):
             raise ValueError(f"need 0 < sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}")
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """The numbers of network calls to try: the one of the screening first, then the others upwards."""
+        upwards = sorted(set(self.nfe))
+        first = self.screen_nfe or upwards[len(upwards) // 2 - (len(upwards) > 1)]
+        return (first, *(nfe for nfe in upwards if nfe != first))
 
 
 @spec

@@ -44,6 +44,7 @@ class AutodecoderSpec:
     depths: tuple[int, ...] = (1, 1, 1)
     attention_resolutions: tuple[int, ...] = (8,)
     norm: Norm = "group"
+    linear_path: bool = True  # from the latent straight to its voxels, beside the levels
     density_activation: Literal["softplus", "exp"] = "softplus"
     density_scale: float = 25.0  # per unit length; the box is 2 wide
     initial_density: float = 0.5
@@ -140,7 +141,8 @@ class LatentGenerator(nn.Module):
 class FieldDecoder(nn.Module):
     """G2: latents [B, C, L, L, L] -> grids of fields [B, R, R, R, 4], density (>= 0) first, then RGB.
 
-    All that a served bundle needs of the autodecoder.
+    All a served bundle needs of the autodecoder. The linear path is a learned dictionary of patches, one for
+    each channel; it lets codes follow the views long before the levels beside it have learned to decode.
     """
 
     def __init__(self, spec: AutodecoderSpec) -> None:
@@ -157,12 +159,20 @@ class FieldDecoder(nn.Module):
         self.levels = nn.Sequential(*levels)
         self.norm = normalisation(3, spec.widths[-1], spec.norm)
         self.out = conv(3, spec.widths[-1], 32 if spec.subpixel else 4)
+        self.doublings = round(math.log2(spec.field_resolution / spec.latent_resolution))
+        self.linear = conv(3, spec.latent_channels, 4 * 8**self.doublings, 1) if spec.linear_path else None
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def forward(self, latents: Tensor) -> Tensor:
         latents = latents.contiguous(memory_format=torch.channels_last_3d)
         raw = self.out(F.silu(self.norm(self.levels(self.stem(latents)))))
-        return activate(spread(raw) if self.spec.subpixel else raw, self.spec)
+        raw = spread(raw) if self.spec.subpixel else raw
+        if self.linear is not None:
+            patches = self.linear(latents)
+            for _ in range(self.doublings):
+                patches = spread(patches)
+            raw = raw + patches
+        return activate(raw, self.spec)
 
 
 def spread(x: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ class AutodecoderObjective(Objective):
         """One group per learning rate: that of a weight falls with its fan-in, beyond REFERENCE_FAN_IN.
 
         Adam moves every weight by about the same amount, so what a layer's output moves by grows with its
-        fan-in; scaled so, wide convolutions stay calm at a rate that lets codes move fast (muP; Yang et al. 2022).
+        fan-in; so scaled, convolutions stay calm where codes move fast (muP, Yang et al. 2022).
         """
         groups: dict[float, list[nn.Parameter]] = {}
         for name, parameter in self.model.named_parameters():

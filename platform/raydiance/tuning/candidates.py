@@ -12,6 +12,7 @@ __all__ = ["Candidate", "build", "candidates", "teacher_plan"]
 
 MULTISTEP_ORDER = 3
 DPMPP_ORDER = 2
+ASINH_SCALE = 0.3
 
 
 @spec
@@ -40,10 +41,13 @@ def build(candidate: Candidate) -> SamplingPlan:
     """The plan of a candidate."""
     schedule = schedules.edm(candidate.sigma_min, candidate.sigma_max)
     steps = (candidate.nfe + 1) // 2 if candidate.solver == "heun" else candidate.nfe
-    if candidate.grid == "karras":
-        grid = grids.karras(schedule, steps, candidate.rho)
-    else:
-        grid = grids.log_snr(schedule, steps)
+    match candidate.grid:
+        case "karras":
+            grid = grids.karras(schedule, steps, candidate.rho)
+        case "log_snr":
+            grid = grids.log_snr(schedule, steps)
+        case "asinh":
+            grid = grids.asinh(schedule, steps)
     match candidate.solver:
         case "ddim":
             return plans.ddim(schedule, grid, eta=candidate.eta)
@@ -51,6 +55,10 @@ def build(candidate: Candidate) -> SamplingPlan:
             return plans.ipndm(schedule, grid, order=MULTISTEP_ORDER)
         case "deis":
             return plans.deis(schedule, grid, order=MULTISTEP_ORDER)
+        case "deis_asinh":
+            return plans.deis(schedule, grid, order=MULTISTEP_ORDER, variable="asinh", scale=ASINH_SCALE)
+        case "unipc":
+            return plans.unipc(schedule, grid, order=MULTISTEP_ORDER)
         case "dpmpp":
             return plans.dpm_solver_pp(schedule, grid, order=DPMPP_ORDER)
         case "heun":

@@ -35,18 +35,21 @@ class Result:
 
 def screened(tune: TuneSpec, seed: int) -> list[Candidate]:
     """The trials of the screening."""
-    others = len(set(tune.nfe)) - 1
-    count = tune.num_trials if not others else max(1, round(SCREENED * tune.num_trials))
-    return candidates(tune, tune.screen_nfe, seed)[:count]
+    first, *others = tune.levels
+    count = max(1, round(SCREENED * tune.num_trials)) if others else tune.num_trials
+    return candidates(tune, first, seed)[:count]
 
 
-def scaled(tune: TuneSpec, results: list[Result], num_screened: int) -> list[Candidate]:
-    """The trials after the screening: its best candidates at the other numbers of calls, the best one
-    first.
+def scaled(tune: TuneSpec, seed: int, results: Sequence[Result]) -> list[Candidate]:
+    """The trials after the screening: its best candidates at the other numbers of calls, the best one first.
+
+    Where those are few, what is left of the trials goes to more screening.
     """
-    levels = [nfe for nfe in sorted(set(tune.nfe)) if nfe != tune.screen_nfe]
-    wanted = [replace(result.candidate, nfe=nfe) for result in winners(tune, results) for nfe in levels]
-    return wanted[: max(0, tune.num_trials - num_screened)]
+    wanted = [
+        replace(result.candidate, nfe=nfe) for result in winners(tune, results) for nfe in tune.levels[1:]
+    ]
+    wanted += candidates(tune, tune.levels[0], seed)[len(results) :]
+    return wanted[: max(0, tune.num_trials - len(results))]
 
 
 def winners(tune: TuneSpec, results: Sequence[Result]) -> list[Result]:
@@ -97,11 +100,12 @@ class StagedSearch(Searcher):
             {"start": start, "stop": stop} for start, stop in parts if start not in teacher
         ]
         self._failure: str | None = None
+        self._finished = False
 
     @property
     def failure(self) -> str | None:
-        """What went wrong with a trial, if one did."""
-        return self._failure
+        """What went wrong, if something did: a trial, or Tune ended before the search had."""
+        return self._failure or (None if self._finished else "Ray Tune ended early")
 
     @property
     def teacher(self) -> tuple[ArtifactRef, ...]:
@@ -122,6 +126,7 @@ class StagedSearch(Searcher):
                 return None
             stage = next(self._stages, None)
             if stage is None:
+                self._finished = True
                 return Searcher.FINISHED
             self._pending = [
                 {"candidate": candidate, "teacher": self.teacher}
@@ -163,4 +168,4 @@ class StagedSearch(Searcher):
 
     def _scaling(self) -> list[Candidate]:
         first = screened(self._tune, self._seed)
-        return scaled(self._tune, [self._known[each.identity] for each in first], len(first))
+        return scaled(self._tune, self._seed, [self._known[each.identity] for each in first])

@@ -129,7 +129,7 @@ def _fit(task: Task, search: StagedSearch) -> None:
             trainable,
             tune_config=ray_tune.TuneConfig(
                 search_alg=search,
-                num_samples=spec.num_trials + len(_parts(spec)),
+                num_samples=spec.num_trials + len(_parts(spec)) + 1,  # one more, to hear that it has ended
                 max_concurrent_trials=_concurrency(spec),
                 reuse_actors=True,
                 trial_dirname_creator=_trial_folder,
