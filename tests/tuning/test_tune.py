@@ -1,5 +1,7 @@
 """The job on a real Ray: plans on a front, resumable from the store."""
 
+import gc
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -29,8 +31,9 @@ def test_a_search_that_was_cut_off_goes_on_from_the_store(ray_here: None, tmp_pa
     inputs = gaussian_inputs(store)
     whole = tune(SPEC, local_run(store, name="whole", inputs=inputs, tracker=MemoryTracker()))
 
-    with pytest.raises(BaseException, match=r"KeyboardInterrupt|"):
+    with suppress(KeyboardInterrupt):
         tune(SPEC, local_run(store, name="cut", inputs=inputs, tracker=Interrupting()))
+    gc.collect()  # what Tune leaves behind holds its workers, as the end of the process would not
     kept = [ref for ref in store.list("checkpoints/cut") if "trial-" in ref.key]
     assert len(kept) == 3, "a trial is kept before it is told of"
     tracker = MemoryTracker()
