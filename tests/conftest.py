@@ -3,7 +3,6 @@
 Servers of the system that are absent are named, and counted where they must not be absent.
 """
 
-import ctypes
 import os
 import shutil
 import signal
@@ -13,7 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +23,14 @@ BINARIES = {
     "chromium": ("chromium", "chromium-browser", "google-chrome"),
     "postgres": ("/usr/lib/postgresql/15/bin/postgres", "/usr/lib/postgresql/16/bin/postgres", "postgres"),
 }
+
+# becomes the command, and ends when the tests do, even if they are killed (Linux's PR_SET_PDEATHSIG)
+TIED = """
+import ctypes, os, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, 15)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -150,12 +157,11 @@ def running(
     """Start a server, wait until it is ready, give its process id, and end its whole session afterwards."""
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command,
+            [sys.executable, "-c", TIED, *command],
             stdout=output,
             stderr=subprocess.STDOUT,
             env=os.environ | (environment or {}),
             start_new_session=True,
-            preexec_fn=_end_with_parent,  # noqa: PLW1509  (the tests start no threads of their own)
         )
     try:
         deadline = time.monotonic() + timeout_s
@@ -169,20 +175,14 @@ def running(
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:
-    """Ask the process to go; after ten seconds end it and what it started."""
-    process.terminate()
+    """Ask the process and what it started to go; after ten seconds end them."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
     try:
         process.wait(10)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, 9)
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def _end_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(
-            1, signal.SIGTERM
-        )  # PR_SET_PDEATHSIG: a killed test run leaves no server behind
 
 
 def free_port() -> int:

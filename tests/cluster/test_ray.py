@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cluster_work import die_once, diverge, picky, square, who_am_i
+from cluster_work import die_once, diverge, picky, regress, square, who_am_i
 
 from raydiance.cluster import Launcher, TaskMap, session
 from raydiance.config import ClusterSpec
@@ -69,6 +69,15 @@ def test_two_workers_train_as_one_group(ray_here: None, tmp_path: Path) -> None:
     assert result["pid"] != os.getpid()
     assert launch.store.latest("checkpoints/who") is not None
     assert list((tmp_path / "ray").iterdir()) == [], "Ray's notes are gone when the run is"
+
+
+def test_two_workers_draw_the_loss_curve_of_one(ray_here: None, tmp_path: Path) -> None:
+    alone, pair = launcher(tmp_path), launcher(tmp_path, num_workers=2)
+    assert alone(regress, 50) == pair(regress, 50) == 50
+    one, two = ([row["train/loss"] for row in each.curves.rows] for each in (alone, pair))
+    assert len(one) == len(two) == 50
+    assert one[-1] < 0.8 * one[0], "it learns"
+    assert two == pytest.approx(one, rel=1e-4)
 
 
 def test_a_workers_error_arrives_as_itself(ray_here: None, tmp_path: Path) -> None:

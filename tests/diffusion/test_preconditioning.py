@@ -20,7 +20,7 @@ SIGMAS = torch.tensor([0.002, 0.05, 0.5, 3.0, 80.0, 150.0], dtype=torch.float64)
 
 
 def exact_network(kind: Preconditioning, mixture: mixtures.Mixture, sigma: Tensor) -> Any:
-    """F = to_x_0 E[x_0 | x] + to_noise E[noise | x]: what training converges to, since both are linear in F."""
+    """F = to_x_0 E[x_0 | x] + to_noise E[noise | x], as both are linear in F."""
 
     def network(scaled: Tensor, c_noise: Tensor, /, *, condition: Any = None) -> Tensor:
         s = kind.scalars(sigma)

@@ -28,7 +28,7 @@ MIXTURE = mixtures.smooth()
 def run(
     scheduler: Any, num_steps: int, *, by_sigma: bool = False, noise_seed: int | None = None, **options: Any
 ) -> Any:
-    """The end point; the network is asked at the scheduler's own noise level (its sigma, where it has one)."""
+    """The end point; the network is asked at the scheduler's own noise level (sigma, if it has one)."""
     scheduler.set_timesteps(num_steps)
     noise = torch.Generator().manual_seed(noise_seed or 0)
     x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(SEED), dtype=torch.float64)

@@ -12,9 +12,23 @@ from raydiance.models import (
 from raydiance.models.autodecoder import activate, spread
 from raydiance.training.randomness import seeded
 
-SMALL = AutodecoderSpec(code_dim=8, latent_channels=4, field_resolution=16, widths=(16, 8), depths=(1, 1))
+SMALL = AutodecoderSpec(
+    base_resolution=4,
+    attention_resolutions=(8,),
+    code_dim=8,
+    latent_channels=4,
+    field_resolution=16,
+    widths=(16, 8),
+    depths=(1, 1),
+)
 FULL = AutodecoderSpec(
-    code_dim=8, latent_channels=4, field_resolution=16, widths=(16, 8, 8), depths=(1, 1, 1)
+    base_resolution=4,
+    attention_resolutions=(8,),
+    code_dim=8,
+    latent_channels=4,
+    field_resolution=16,
+    widths=(16, 8, 8),
+    depths=(1, 1, 1),
 )
 
 

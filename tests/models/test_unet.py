@@ -81,3 +81,12 @@ def test_labels_without_classes_are_refused():
 def test_impossible_specs_are_refused_by_name(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         UNetSpec(**wrong)
+
+
+def test_coordinates_tell_positions_apart():
+    changes = {"multipliers": (1,), "attention_levels": ()}
+    for coordinates in (True, False):
+        network = awake(spec(2, coordinates=coordinates, **changes))
+        out = network(torch.ones(1, 2, 33, 33), torch.zeros(1))
+        centre, beside = out[..., 16, 16], out[..., 16, 17]
+        assert torch.allclose(centre, beside, atol=1e-5) is not coordinates

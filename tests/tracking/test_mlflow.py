@@ -215,7 +215,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.slow
-def test_a_server_that_is_killed_and_returns_has_every_metric(
+def test_a_server_that_goes_away_and_returns_has_every_metric(
     experiment: str, tmp_path: Path, mlflow_on: Callable[..., AbstractContextManager[str]]
 ) -> None:
     database = f"sqlite:///{tmp_path}/mlflow.db"
@@ -296,11 +296,11 @@ def test_the_embedded_default_lies_in_outputs(tmp_path: Path, monkeypatch: pytes
 
 
 def refused(url: str) -> str:
-    """The message with which the address is refused; one line, within ten seconds."""
+    """The message with which the address is refused: one line, within 10 s (20 s on a busy machine)."""
     began = time.monotonic()
     with pytest.raises(TrackingError) as caught:
         open_tracker(url, "furniture", "ingest")
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 20
     message = str(caught.value)
     assert "\n" not in message
     assert url in message

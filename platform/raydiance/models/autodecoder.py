@@ -36,13 +36,13 @@ class AutodecoderSpec:
 
     code_dim: int = 64
     code_std: float = 1.0  # 0: all codes start at zero and part ways by their gradients
-    base_resolution: int = 4  # of the volume that a code is first spread over
+    base_resolution: int = 8  # of the volume that a code is first spread over
     latent_channels: int = 16
     latent_resolution: int = 8
     field_resolution: int = 32
-    widths: tuple[int, ...] = (128, 96, 48)
-    depths: tuple[int, ...] = (1, 1, 1)
-    attention_resolutions: tuple[int, ...] = (8,)
+    widths: tuple[int, ...] = (64, 32)
+    depths: tuple[int, ...] = (1, 0)
+    attention_resolutions: tuple[int, ...] = ()
     norm: Norm = "group"
     linear_path: bool = True  # from the latent straight to its voxels, beside the levels
     density_activation: Literal["softplus", "exp"] = "softplus"

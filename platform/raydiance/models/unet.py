@@ -38,6 +38,9 @@ class UNetSpec:
     num_classes: int = 0
     dropout: float = 0.0
     norm: Norm = "group"
+    coordinates: bool = (
+        True  # the network is told where in the volume it is: things stand upright, in the middle
+    )
 
     def __post_init__(self) -> None:
         if self.dims not in (1, 2, 3):
@@ -86,7 +89,7 @@ class UNet(nn.Module):
         dims, widths = spec.dims, [spec.channels * multiplier for multiplier in spec.multipliers]
         self.noise = NoiseEmbedding(spec.embedding_dim)
         self.classes = nn.Embedding(spec.num_classes + 1, spec.embedding_dim) if spec.num_classes else None
-        self.stem = conv(dims, spec.in_channels, widths[0])
+        self.stem = conv(dims, spec.in_channels + (dims if spec.coordinates else 0), widths[0])
 
         self.down = nn.ModuleList()
         self.downsample = nn.ModuleList()
@@ -116,6 +119,8 @@ class UNet(nn.Module):
 
         self.norm = normalisation(dims, width, spec.norm)
         self.out = zero_init(conv(dims, width, spec.out_channels))
+        if dims == 3:
+            self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor, noise_level: Tensor, *, condition: Tensor | None = None) -> Tensor:
         """x [B, C_in, *], noise_level [B] (a monotone function of sigma), condition: labels [B] or None.
@@ -125,7 +130,9 @@ class UNet(nn.Module):
         self._check(x, condition)
         embedding = F.silu(self._embed(x, noise_level, condition))
 
-        h = self.stem(x)
+        if self.spec.dims == 3:
+            x = x.contiguous(memory_format=torch.channels_last_3d)
+        h = self.stem(torch.cat([x, _coordinates(x)], dim=1) if self.spec.coordinates else x)
         skips = [h]
         for level, stages in enumerate(self.down):
             if level:
@@ -161,3 +168,10 @@ class UNet(nn.Module):
             )
         if condition is not None and self.classes is None:
             raise ValueError("got class labels, but the spec has num_classes = 0")
+
+
+def _coordinates(x: Tensor) -> Tensor:
+    """Where each position lies along each axis, from -1 to 1: [B, dims, *]."""
+    axes = [torch.linspace(-1, 1, size, device=x.device, dtype=x.dtype) for size in x.shape[2:]]
+    grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    return grid.expand(len(x), *grid.shape)

@@ -34,10 +34,10 @@ REFERENCE_FAN_IN = 64
 class AutodecoderLosses:
     """The weight of each term; 0 leaves it out."""
 
-    pyramid_l1: float = 1.0
-    squared: float = 2.0
-    structure: float = 0.1
-    opacity: float = 0.5
+    squared: float = 10.0
+    pyramid_l1: float = 0.0
+    structure: float = 0.0
+    opacity: float = 0.3
     total_variation: float = 0.0
     sparsity: float = 0.0
     codes: float = 0.0
@@ -55,10 +55,10 @@ class AutodecoderTraining:
 
     model: AutodecoderSpec = AutodecoderSpec()
     losses: AutodecoderLosses = AutodecoderLosses()
-    loop: LoopSpec = LoopSpec()
+    loop: LoopSpec = LoopSpec(steps=2200, batch_size=4, learning_rate=1e-2, betas=(0.7, 0.99))
     views_per_object: int = 4
     pixel_stride: int = 2
-    num_samples: int = 48
+    num_samples: int = 40
     code_rate: float = 1.0  # learning rate of the codes, relative to that of the network
     latent_noise: float = 0.0  # deviation of the noise on latents while training
     preview_objects: int = 6
