@@ -5,6 +5,7 @@ import signal
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,14 +13,18 @@ from dataclasses import replace
 import httpx
 import pytest
 import ray
-from ray import serve as ray_serve
 from tests.serving.conftest import SPEC
 
 from raydiance.config import ClusterSpec
 from raydiance.errors import ArtifactError, ConfigError, RequestError
 from raydiance.generation import Bundle, load_bundle, sample_glb
-from raydiance.serving import Client, Endpoint, ProblemError, find_bundle, running
 from raydiance.storage import Artifact, Store
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # Serve declares its models in a way that pydantic has deprecated
+    from ray import serve as ray_serve
+
+    from raydiance.serving import Client, Endpoint, ProblemError, find_bundle, running
 
 pytestmark = [
     pytest.mark.slow,
