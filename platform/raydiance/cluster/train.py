@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from raydiance.cluster.curves import Curves, recording
+from raydiance.cluster.relay import RelayedProgress, shown
 from raydiance.cluster.session import session
 from raydiance.config.platform import ClusterSpec
 from raydiance.errors import ClusterError, RaydianceError
 from raydiance.spec import to_plain
 from raydiance.storage import ArtifactRef, Store, write_json
-from raydiance.tracking import LineProgress, NullTracker, Progress, QuietProgress, Tracker, Worker
+from raydiance.tracking import NullTracker, Progress, QuietProgress, Tracker, Worker
 
 __all__ = ["Launcher"]
 
@@ -33,6 +34,7 @@ class _Work:
     train: Callable[[Any, Worker], Any]
     payload: Any
     store: Store
+    key: str
     connect: Callable[[], Tracker]
 
 
@@ -56,10 +58,11 @@ class Launcher:
         if self.spec.num_workers == 0:
             return train(payload, self._own_worker())
         with session(self.spec):
-            work = _Work(train, payload, self.store, self.connect)
+            work = _Work(train, payload, self.store, self.run_name, self.connect)
             for failures in range(self.spec.max_failures + 1):
                 try:
-                    result: R = self._fit(work)
+                    with shown(self.progress, self.run_name):
+                        result: R = self._fit(work)
                     return result
                 except _WorkerLostError as lost:
                     if failures == self.spec.max_failures:
@@ -148,7 +151,7 @@ def _train_loop(config: Mapping[str, Any]) -> Any:
         device=ray.train.torch.get_device(),
         store=work.store,
         tracker=recording(tracker, curves),
-        progress=LineProgress() if rank == 0 else QuietProgress(),
+        progress=RelayedProgress(work.key) if rank == 0 else QuietProgress(),
         report=_Report(rank),
     )
     with tracker:
