@@ -5,6 +5,7 @@ our store, so Ray is told of checkpoints (a folder with the reference) but never
 insist on its newest, readable or not.
 """
 
+import logging
 import secrets
 import tempfile
 from collections.abc import Callable, Mapping
@@ -141,6 +142,7 @@ def _train_loop(config: Mapping[str, Any]) -> Any:
     import ray.train
     import ray.train.torch
 
+    logging.getLogger().setLevel(logging.WARNING)  # Ray Train tells of each report, on each worker
     work: _Work = config["work"]
     context = ray.train.get_context()
     rank = context.get_world_rank()
