@@ -180,14 +180,16 @@ class _Report:
 def _cause(failures: Mapping[int, Exception]) -> Exception:
     """The error that says most: ours, else a lost worker (the others then fail for want of it), else any."""
     import ray
+    from ray.train.v2._internal.exceptions import RayTrainError
 
     errors = [failures[rank] for rank in sorted(failures)]
     for error in errors:
         if isinstance(error, RaydianceError):
             return error
     for rank, error in sorted(failures.items()):
-        if isinstance(error, ray.exceptions.RayError):
-            return _WorkerLostError(f"worker {rank} was lost: {str(error).strip().splitlines()[0]}")
+        if isinstance(error, ray.exceptions.RayError | RayTrainError):
+            reason = str(error).strip().splitlines()[0].rstrip(".")
+            return _WorkerLostError(f"worker {rank} was lost: {reason}")
     return errors[0]
 
 
