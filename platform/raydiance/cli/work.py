@@ -55,7 +55,7 @@ def run_pipeline(overrides: Sequence[str], *, dry_run: bool = False, force: bool
 
 
 def run_ui(port: int) -> None:
-    """Become MLflow's pages over the record of runs, until ^C; only say where they are if a server has them."""
+    """Become MLflow over the record of runs, until ^C; only say where it is if a server keeps the record."""
     from raydiance.tracking.address import reach
 
     url = reach(None)
