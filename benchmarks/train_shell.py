@@ -1,8 +1,10 @@
 """What Ray Train's shell costs per step over the bare loop, side by side on this machine.
 
-The same training (the same objective, seed and number of threads) runs bare in this process and under Ray Train with
-one worker, in turns. Only what lies between the first and the last logged step is timed: the shell's start is
-reported apart. Run with PYTHONPATH=platform: `python benchmarks/train_shell.py [--quick]`; one line of JSON at the end.
+The same training (objective, seed, number of threads) runs bare in this process and under Ray Train with
+one worker, in turns. Timed are the steps of the second half, with their logs, reports and checkpoints; the
+shell's start is reported apart. Prints a line of JSON at the end:
+
+    PYTHONPATH=platform python benchmarks/train_shell.py [--quick]
 """
 
 import argparse

@@ -14,6 +14,7 @@ from raydiance.storage import Artifact, Store
 DECODER = AutodecoderSpec(
     code_dim=8,
     latent_channels=4,
+    base_resolution=4,
     latent_resolution=4,
     field_resolution=16,
     widths=(16, 8, 8),

@@ -14,6 +14,7 @@ __all__ = ["address_of", "probe", "resources", "session", "settings"]
 
 OBJECT_STORE_BYTES = 512 * 2**20  # what we pass is small: artifacts go through the store, not through Ray
 PROBE_TIMEOUT_S = 5.0
+START_ATTEMPTS = 3
 
 # What Ray reads from the environment: no note about a future default, no reports to anyone, workers that stay
 # in the folder we work in (addresses may be relative to it).
@@ -70,8 +71,8 @@ def session(spec: ClusterSpec, *, dashboard: bool = False) -> Iterator[None]:
             _start_local(dashboard)
         else:
             ray.init(address=address, logging_level=logging.WARNING)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise ClusterError(f"Ray at {address}: {reason}") from error
     try:
         yield
@@ -88,15 +89,25 @@ def resources(spec: ClusterSpec) -> dict[str, float]:
 
 
 def _start_local(dashboard: bool) -> None:
+    """Start a Ray here; Ray gives it 30 s for that, which a busy machine may need more than once."""
     import ray
 
     # Ray warns that it asks for a token, on each start; that is as it should be.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
 
-    ray.init(
-        address="local",
-        num_cpus=max(os.cpu_count() or 1, 2),  # a driver and one worker must fit on a single core, too
-        include_dashboard=dashboard,
-        object_store_memory=OBJECT_STORE_BYTES,
-        logging_level=logging.WARNING,
-    )
+    for attempt in range(START_ATTEMPTS):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=max(
+                    os.cpu_count() or 1, 2
+                ),  # a driver and one worker must fit on a single core, too
+                include_dashboard=dashboard,
+                object_store_memory=OBJECT_STORE_BYTES,
+                logging_level=logging.WARNING,
+            )
+            return
+        except Exception as error:
+            if "timed out" not in str(error) or attempt == START_ATTEMPTS - 1:
+                raise
+            ray.shutdown()

@@ -17,7 +17,7 @@ from raydiance.diffusion import sampling
 from raydiance.diffusion.plans import SamplingPlan
 from raydiance.fields import Cameras, VoxelField, export_glb, extract_mesh, render_views
 from raydiance.generation.bundle import Bundle, LatentModel
-from raydiance.generation.execution import in_tiles, noise_network, tile_size
+from raydiance.generation.execution import call_sizes, in_calls, noise_network
 from raydiance.storage import code_version
 
 __all__ = [
@@ -60,10 +60,10 @@ def generate_latents(
     samples done, after each batch.
     """
     plan = plan or model.plan()
-    network, tile = noise_network(model), tile_size(model.device)
+    network, sizes = noise_network(model), call_sizes(model.device)
 
     def predict(labels: Tensor | None, x: Tensor, sigma: Tensor) -> Tensor:
-        return in_tiles(network, tile, x, sigma, labels)
+        return in_calls(network, sizes, x, sigma, labels)
 
     latents = []
     for start in range(0, len(seeds), batch_size):

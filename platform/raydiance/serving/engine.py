@@ -4,7 +4,8 @@ Requests are samples under way, each at its own row of its own plan. A tick pick
 the network once on the batch, advances each by a row and hands those that are through to the finishers
 (decode, mesh, encode), which work beside the tick thread. No Ray in here, and time comes in through `clock`.
 
-Legend: a row is one network call of a plan for one sample; a tick advances up to `batch` samples by one row.
+Legend: a row is one network call of a plan for one sample; a tick advances as many samples as the largest
+call takes by one row.
 """
 
 import heapq
@@ -37,8 +38,8 @@ class Engine:
     """Runs orders of one latent shape on one network; thread-safe. Use as a context manager, or call `tick`
     yourself.
 
-    batch: samples per network call; the call always has this shape. slots: samples in progress at most;
-    queue: how many more may wait. network_s: first guess of one call's time.
+    sizes: the network is called with these numbers of samples only (filled up). slots: samples in progress at
+    most; queue: how many more may wait. network_s: first guess of one call's time.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class Engine:
         network: Network,
         shape: tuple[int, ...],
         *,
-        batch: int = 2,
+        sizes: tuple[int, ...] = (2, 3),
         slots: int = 16,
         queue: int = 32,
         finishers: int = 1,
@@ -54,13 +55,13 @@ class Engine:
         network_s: float = 0.05,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if not 1 <= batch <= slots:
-            raise ValueError(f"need 1 <= batch <= slots, got batch = {batch} and slots = {slots}")
+        if not sizes or list(sizes) != sorted(set(sizes)) or not 1 <= sizes[0] <= sizes[-1] <= slots:
+            raise ValueError(f"need ascending sizes between 1 and slots = {slots}, got {sizes}")
         self.stats = Stats()
         self.tick_s = network_s
-        self._network, self._batch, self._slots, self._queue, self._clock = (
+        self._network, self._sizes, self._slots, self._queue, self._clock = (
             network,
-            batch,
+            sizes,
             slots,
             queue,
             clock,
@@ -105,7 +106,7 @@ class Engine:
     def backlog_s(self) -> float:
         """Network seconds that the samples waiting and under way still need."""
         with self._changed:
-            return self._rows_before(None) * self.tick_s / self._batch
+            return self._rows_before(None) * self.tick_s / self._sizes[-1]
 
     @property
     def load(self) -> dict[str, int]:
@@ -169,7 +170,9 @@ class Engine:
         with self._changed:
             self._drop(began)
             self._admit(began)
-            chosen = heapq.nsmallest(self._batch, self._tickets.values(), key=lambda ticket: ticket.urgency)
+            chosen = heapq.nsmallest(
+                self._sizes[-1], self._tickets.values(), key=lambda ticket: ticket.urgency
+            )
             if not chosen:
                 return False
             self._activate(chosen)
@@ -205,7 +208,7 @@ class Engine:
     def _refuse_if_late(self, ticket: Ticket[Any], now: float) -> None:
         if ticket.deadline is None:
             return
-        ahead = self._rows_before(ticket.urgency) / self._batch
+        ahead = self._rows_before(ticket.urgency) / self._sizes[-1]
         expected = (ahead + ticket.order.plan.nfe) * self.tick_s
         if now + expected > ticket.deadline:
             self.stats.refused += 1
@@ -270,9 +273,9 @@ class Engine:
         if any(ticket.order.label is not None for ticket in chosen):
             by_number: Mapping[Any, Ticket[Any]] = {ticket.number: ticket for ticket in chosen}
             values = [by_number[item.key].order.label for item in batch.items]
-            labels = fill(torch.tensor(values, device=x.device), self._batch)
+            labels = fill(torch.tensor(values, device=x.device), self._sizes)
         began = self._clock()
-        eps = self._network(fill(x, self._batch), fill(sigma, self._batch), labels)[: len(x)]
+        eps = self._network(fill(x, self._sizes), fill(sigma, self._sizes), labels)[: len(x)]
         if x.is_cuda:
             torch.cuda.synchronize(x.device)
         return eps, self._clock() - began

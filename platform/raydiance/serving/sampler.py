@@ -11,7 +11,7 @@ import torch
 from raydiance.config.platform import ServeSpec
 from raydiance.errors import RequestError
 from raydiance.generation import load_bundle, noise_generator
-from raydiance.generation.execution import holds_still, noise_network, tile_size
+from raydiance.generation.execution import agreeing_sizes, call_sizes, noise_network
 from raydiance.serving.answers import Answer, Piece, finish, pack
 from raydiance.serving.engine import Engine
 from raydiance.serving.orders import Order, Ticket, Timing
@@ -24,10 +24,11 @@ __all__ = ["Description", "Sampler"]
 
 @dataclass(frozen=True)
 class Description:
-    """What the replica serves."""
+    """What the replica serves, and how many samples wait, run and are being finished on it."""
 
     model: ModelInfo
     plans: list[PlanInfo]
+    load: dict[str, int]
 
 
 class Sampler:
@@ -41,12 +42,12 @@ class Sampler:
         self.bundle = load_bundle(artifact, device)
         self._created = artifact.manifest.created
         self._predict = noise_network(self.bundle)
-        batch, network_s = self._measure(tile_size(device))
+        sizes, network_s = self._measure(call_sizes(device))
         self.engine = Engine(
             self._predict,
             self.bundle.latent_shape,
-            batch=batch,
-            slots=max(spec.slots, batch),
+            sizes=sizes,
+            slots=max(spec.slots, sizes[-1]),
             queue=spec.queue,
             finishers=spec.finishers,
             device=device,
@@ -54,19 +55,20 @@ class Sampler:
         )
         self.engine.__enter__()
 
-    def _measure(self, tile: int) -> tuple[int, float]:
-        """Warm up and time a call; a tile of one where bits depend on an item's place in a larger one."""
-        generator = torch.Generator().manual_seed(0)
-        x = torch.randn(tile, *self.bundle.latent_shape, generator=generator).to(self.bundle.device)
-        sigma = torch.logspace(-1, 1, tile).to(self.bundle.device)
+    def _measure(self, sizes: tuple[int, ...]) -> tuple[tuple[int, ...], float]:
+        """Those of the sizes that give the same bits, and the seconds of the largest call (all warmed up)."""
+        device, generator = self.bundle.device, torch.Generator().manual_seed(0)
+        x = torch.randn(sizes[-1], *self.bundle.latent_shape, generator=generator).to(device)
+        sigma = torch.logspace(-1, 1, sizes[-1]).to(device)
         labels = None
         if self.bundle.spec.denoiser.num_classes:
-            labels = torch.zeros(tile, dtype=torch.long, device=self.bundle.device)
-        size = tile if holds_still(self._predict, tile, x, sigma, labels) else 1
+            labels = torch.zeros(sizes[-1], dtype=torch.long, device=device)
+        sizes = agreeing_sizes(self._predict, sizes, x, sigma, labels)
+        inputs = [None if each is None else each[: sizes[-1]] for each in (x, sigma, labels)]
         began = time.perf_counter()
         with torch.inference_mode():
-            self._predict(x[:size], sigma[:size], None if labels is None else labels[:size]).cpu()
-        return size, time.perf_counter() - began
+            self._predict(*inputs).cpu()  # type: ignore[arg-type]
+        return sizes, time.perf_counter() - began
 
     def warm_up(self) -> None:
         """Make one mesh, so that whatever compiles on first use has been compiled."""
@@ -118,7 +120,7 @@ class Sampler:
             )
             for name, plan in sorted(bundle.plans.items(), key=lambda pair: pair[1].nfe)
         ]
-        return Description(model, plans)
+        return Description(model, plans, self.engine.load)
 
     def check(self) -> None:
         """Raise NotReadyError if the engine has stopped."""

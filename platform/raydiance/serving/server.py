@@ -38,6 +38,7 @@ ATTEMPTS = (
 )
 PROXY_GRACE_S = 5.0  # the gateway answers a timeout before Serve's proxy would cut the connection
 GATEWAY_REQUESTS = 1000
+CONSTRUCTIONS = 2  # a bundle that does not load twice will not load
 
 Resolve = Callable[[str, str], ArtifactRef]
 """resolve(name, alias) -> the bundle that the registry means."""
@@ -204,6 +205,7 @@ def _deploy(spec: ServeSpec, store: Store, ref: ArtifactRef, keys: list[bytes]) 
         num_replicas=spec.replicas,
         max_ongoing_requests=capacity + 8,  # the engine refuses first; the rest is for questions of health
         max_queued_requests=capacity,
+        max_constructor_retry_count=CONSTRUCTIONS,
         graceful_shutdown_timeout_s=spec.drain_timeout_s,
         health_check_period_s=5.0,
         logging_config=quiet,
@@ -232,7 +234,11 @@ def _deploy(spec: ServeSpec, store: Store, ref: ArtifactRef, keys: list[bytes]) 
         logging_config=quiet,
     )
     application = gateway.bind(replicas.bind(store, ref, spec), spec, keys)
-    ray_serve.run(application, name=APPLICATION, route_prefix="/")
+    try:
+        ray_serve.run(application, name=APPLICATION, route_prefix="/")
+    except RuntimeError as error:
+        reason = [line for line in str(error).splitlines() if line.strip()][-1].strip()
+        raise ClusterError(f"the replica with {ref.key} did not start: {reason}") from error
 
 
 def _wait_until_ready(url: str, spec: ServeSpec) -> None:
