@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -143,6 +144,31 @@ def serve_mlflow(database: str, folder: Path, port: int | None = None) -> Iterat
     environment = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with running(command, folder / "server.log", lambda: healthy(f"{url}/health"), environment=environment):
         yield url
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """The URL of an empty PostgreSQL database; mark the test needs("postgres")."""
+    binary = find_binary("postgres")
+    assert binary is not None
+    folder = Path(tempfile.mkdtemp(prefix="raydiance-postgres-"))
+    as_user: list[str] = []
+    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+        shutil.chown(folder, "postgres")
+        as_user = ["runuser", "-u", "postgres", "--"]
+    data, port = str(folder / "data"), free_port()
+    initialise = [*as_user, str(binary.with_name("initdb")), "--auth=trust", "--username=mlflow", "-D", data]
+    subprocess.run(initialise, check=True, capture_output=True, cwd=folder)
+    command = [
+        *(*as_user, str(binary), "-D", data, "-p", str(port)),
+        *("-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={folder}"),
+    ]
+    try:
+        with running(command, folder.with_suffix(".log"), lambda: accepts(port)):
+            yield f"postgresql://mlflow@127.0.0.1:{port}/postgres"
+    finally:
+        shutil.rmtree(folder)
+        folder.with_suffix(".log").unlink()
 
 
 @contextmanager

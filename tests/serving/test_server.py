@@ -36,14 +36,16 @@ KEY = "a key for tests"
 
 @pytest.fixture(scope="module")
 def endpoint(store: Store, artifact: Artifact) -> Iterator[Endpoint]:
-    spec = replace(SPEC, bundle=artifact.ref.key)
+    spec = replace(
+        SPEC, bundle=artifact.ref.key, request_timeout_s=240.0
+    )  # a replica may have to start again
     with running(spec, store, cluster=ClusterSpec(address="local"), keys=[KEY]) as endpoint:
         yield endpoint
 
 
 @pytest.fixture
 def client(endpoint: Endpoint) -> Iterator[Client]:
-    with Client(endpoint.url, key=KEY, retries=20) as client:
+    with Client(endpoint.url, key=KEY, retries=20, timeout_s=260.0) as client:
         yield client
 
 
@@ -133,7 +135,7 @@ def test_a_replica_that_dies_is_replaced_and_nobody_sees_an_error(client: Client
     time.sleep(0.1)
     os.kill(replica_pid(), signal.SIGKILL)
     for thread in threads:
-        thread.join(timeout=120)
+        thread.join(timeout=260)
     assert sorted(answers) == list(range(100, 106))
     for seed, content in answers.items():
         assert content == sample_glb(bundle, seed, "default")

@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from ray import serve as ray_serve
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
@@ -219,26 +219,29 @@ def _deploy(spec: ServeSpec, store: Store, ref: ArtifactRef, keys: list[bytes]) 
         logging_config=quiet,
         ray_actor_options={"num_cpus": 0},
     )(ray_serve.ingress()(Gateway))
-    proxy = {
+    environment = {
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "raydiance.serving.limits:proxy_middlewares",
         MAX_BODY_VARIABLE: str(spec.max_body_bytes),
+        # Serve kills a proxy that is not up within 5 s, which a busy machine needs for the imports alone
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": f"{spec.start_timeout_s:g}",
+        "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
     }
-    ray_serve.start(
-        proxy_location="HeadOnly",
-        http_options={
-            "host": spec.host,
-            "port": spec.port,
-            "request_timeout_s": spec.request_timeout_s + PROXY_GRACE_S,
-        },
-        controller_options={"runtime_env": {"env_vars": proxy}},
-        logging_config=quiet,
-    )
-    application = gateway.bind(replicas.bind(store, ref, spec), spec, keys)
     try:
+        ray_serve.start(
+            proxy_location="HeadOnly",
+            http_options={
+                "host": spec.host,
+                "port": spec.port,
+                "request_timeout_s": spec.request_timeout_s + PROXY_GRACE_S,
+            },
+            controller_options={"runtime_env": {"env_vars": environment}},
+            logging_config=quiet,
+        )
+        application = gateway.bind(replicas.bind(store, ref, spec), spec, keys)
         ray_serve.run(application, name=APPLICATION, route_prefix="/")
-    except RuntimeError as error:
+    except (RuntimeError, TimeoutError, RayError) as error:
         reason = [line for line in str(error).splitlines() if line.strip()][-1].strip()
-        raise ClusterError(f"the replica with {ref.key} did not start: {reason}") from error
+        raise ClusterError(f"the endpoint with {ref.key} did not start: {reason}") from error
 
 
 def _wait_until_ready(url: str, spec: ServeSpec) -> None:
