@@ -123,8 +123,7 @@ class PlanBatch:
         )
 
     def save(self) -> tuple[str, dict[str, Tensor]]:
-        """The batch as JSON and tensors (for a safetensors file), generators included; keys must be strings.
-        """
+        """The batch as JSON and tensors (for a safetensors file), generators included; keys must be strings."""
         items, tensors = list[dict[str, object]](), {"x": self.x}
         tensors |= {f"history.{j}": past for j, past in enumerate(self.history)}
         for i, item in enumerate(self.items):

@@ -26,8 +26,7 @@ __all__ = ["Fit", "Table", "distil", "learn", "pack", "unpack"]
 
 
 class Table(NamedTuple):
-    """The free numbers of a plan: ln sigma [K], and weights [K, K], newest first, in units of the row's step.
-    """
+    """The free numbers of a plan: ln sigma [K], and weights [K, K], newest first, in units of the row's step."""
 
     log_sigma: Tensor
     weights: Tensor
