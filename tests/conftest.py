@@ -177,7 +177,7 @@ def running(
     log: Path,
     ready: Callable[[], bool],
     *,
-    timeout_s: float = 60.0,
+    timeout_s: float = 180.0,
     environment: dict[str, str] | None = None,
 ) -> Iterator[int]:
     """Start a server, wait until it is ready, give its process id, and end its whole session afterwards."""
