@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -145,13 +146,38 @@ def serve_mlflow(database: str, folder: Path, port: int | None = None) -> Iterat
         yield url
 
 
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """The URL of an empty PostgreSQL database; mark the test needs("postgres")."""
+    binary = find_binary("postgres")
+    assert binary is not None
+    folder = Path(tempfile.mkdtemp(prefix="raydiance-postgres-"))
+    as_user: list[str] = []
+    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+        shutil.chown(folder, "postgres")
+        as_user = ["runuser", "-u", "postgres", "--"]
+    data, port = str(folder / "data"), free_port()
+    initialise = [*as_user, str(binary.with_name("initdb")), "--auth=trust", "--username=mlflow", "-D", data]
+    subprocess.run(initialise, check=True, capture_output=True, cwd=folder)
+    command = [
+        *(*as_user, str(binary), "-D", data, "-p", str(port)),
+        *("-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={folder}"),
+    ]
+    try:
+        with running(command, folder.with_suffix(".log"), lambda: accepts(port)):
+            yield f"postgresql://mlflow@127.0.0.1:{port}/postgres"
+    finally:
+        shutil.rmtree(folder)
+        folder.with_suffix(".log").unlink()
+
+
 @contextmanager
 def running(
     command: list[str],
     log: Path,
     ready: Callable[[], bool],
     *,
-    timeout_s: float = 60.0,
+    timeout_s: float = 180.0,
     environment: dict[str, str] | None = None,
 ) -> Iterator[int]:
     """Start a server, wait until it is ready, give its process id, and end its whole session afterwards."""

@@ -77,6 +77,8 @@ class Regression(Objective):
 
 def regress(steps: int, worker: Worker) -> int:
     """Train; the curve of the loss goes to the worker's tracker."""
-    loop = LoopSpec(steps=steps, batch_size=8, warmup_steps=5, log_every=1, checkpoint_every=25)
+    loop = LoopSpec(
+        steps=steps, batch_size=8, learning_rate=0.02, warmup_steps=5, log_every=1, checkpoint_every=25
+    )
     name = f"regress-{worker.world_size}"
     return fit(Regression(), loop, worker=worker, run_name=name, seed=3).step

@@ -1,9 +1,11 @@
 """Map and launch on a real Ray of this machine, with real worker processes."""
 
+import io
 import os
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from raydiance.cluster import Launcher, TaskMap, session
 from raydiance.config import ClusterSpec
 from raydiance.errors import ClusterError, NonFiniteLossError, TrainingError
 from raydiance.storage import Store
-from raydiance.tracking import NullTracker, QuietProgress
+from raydiance.tracking import LineProgress, NullTracker, QuietProgress
 
 # Ray Train imports Ray Data, whose own default settings warn of themselves.
 pytestmark = [
@@ -72,12 +74,15 @@ def test_two_workers_train_as_one_group(ray_here: None, tmp_path: Path) -> None:
 
 
 def test_two_workers_draw_the_loss_curve_of_one(ray_here: None, tmp_path: Path) -> None:
+    shown = io.StringIO()
     alone, pair = launcher(tmp_path), launcher(tmp_path, num_workers=2)
+    pair = replace(pair, progress=LineProgress(shown))
     assert alone(regress, 50) == pair(regress, 50) == 50
     one, two = ([row["train/loss"] for row in each.curves.rows] for each in (alone, pair))
     assert len(one) == len(two) == 50
     assert one[-1] < 0.8 * one[0], "it learns"
     assert two == pytest.approx(one, rel=1e-4)
+    assert "regress-2 50/50  loss" in shown.getvalue(), "the workers' progress is seen here"
 
 
 def test_a_workers_error_arrives_as_itself(ray_here: None, tmp_path: Path) -> None:

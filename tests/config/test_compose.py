@@ -57,7 +57,6 @@ def test_an_override_sets_what_only_the_spec_knows() -> None:
         ("seed=1,2", "seed=1,2: one run takes one value; write a list as seed=[...]"),
         ("seed={", "'seed={' is no override"),
         ("hydra.run.dir=x", "settings of Hydra itself have no effect here"),
-        ("~name", "name: is not set and has no default; give name=..."),
         ("tune.teacher_nfe=10", "tune: teacher_nfe = 10 cannot judge plans of"),
     ],
 )

@@ -57,7 +57,7 @@ def test_loss_guidance_gives_the_posterior_where_x_0_is_certain() -> None:
     torch.testing.assert_close(guided(x, sigma), posterior(x, sigma), rtol=0.02, atol=1e-3)
     soft = guidance.loss_guided(gaussian(0.0, 1.0), lambda x_0: (x_0 - y).square().sum(1) / 2, 1.0)
     end = sample(soft, PLAN, PLAN.start(noise(2000)))
-    assert float(end.mean()) == pytest.approx(y / 2, abs=0.1)
+    assert 0.3 < float(end.mean()) < y  # towards it, not past it
     with torch.inference_mode():
         torch.testing.assert_close(guided(x, sigma), guided(x, sigma))
 

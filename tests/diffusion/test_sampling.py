@@ -59,6 +59,29 @@ def test_batch_of_unlike_plans_gives_each_item_what_it_gets_alone(late: int) -> 
         assert (results[key] - expected).norm() <= 1e-6 * expected.norm(), plan.name
 
 
+def test_a_batch_goes_on_after_being_saved() -> None:
+    def finish(batch: PlanBatch) -> dict[object, Tensor]:
+        results = dict[object, Tensor]()
+        while batch.items:
+            query = batch.query()
+            batch, done = batch.advance(query, shrink(query.x, query.sigma))
+            results |= done
+        return results
+
+    batch = PlanBatch.empty((4, 3))
+    for key, plan in enumerate(unlike_plans()):
+        batch = batch.admit(str(key), plan, start_of(plan, key), torch.Generator().manual_seed(1000 + key))
+    for _ in range(5):
+        query = batch.query()
+        batch, _ = batch.advance(query, shrink(query.x, query.sigma))
+    again = PlanBatch.load(*batch.save())
+    whole, resumed = finish(batch), finish(again)
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    with pytest.raises(ConfigError, match="version 1"):
+        PlanBatch.load('{"format": "raydiance.plan_batch", "version": 2}', {})
+
+
 def test_one_seed_is_one_sample_whatever_the_batch() -> None:
     plan = plans.ddpm(LINEAR, grids.leading(LINEAR, 10))
     generators = [torch.Generator().manual_seed(1000 + seed) for seed in range(3)]

@@ -16,6 +16,7 @@ import pytest
 
 from raydiance.errors import ArtifactError, StoreError
 from raydiance.storage import Artifact, Store, write_json
+from raydiance.storage.s3 import PROBE_S
 
 BUCKET = "raydiance"
 
@@ -26,6 +27,7 @@ def environment(s3_server: object, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for name, value in s3_server.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("RAYDIANCE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("raydiance.storage.s3.PROBE_S", 60.0)  # a busy machine is no failure of these tests
     s3_server.bucket(BUCKET)
     return s3_server.folder / BUCKET
 
@@ -214,11 +216,9 @@ def test_after_an_exception_nothing_is_left(store: Store, served: Path, tmp_path
 
 
 def refused(url: str) -> str:
-    """The message with which the store is refused: one line, within 10 s (20 s on a busy machine)."""
-    began = time.monotonic()
+    """The message with which the store is refused: one line."""
     with pytest.raises(StoreError) as caught:
         Store.open(url)
-    assert time.monotonic() - began < 20
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -241,11 +241,14 @@ def test_a_server_that_is_not_there_is_named(environment: Path, monkeypatch: pyt
     assert "AWS_ENDPOINT_URL" in message
 
 
-def test_a_server_that_does_not_answer_is_named(
+def test_a_server_that_does_not_answer_is_named_within_ten_seconds(
     environment: Path, monkeypatch: pytest.MonkeyPatch, silent_port: int
 ) -> None:
+    monkeypatch.setattr("raydiance.storage.s3.PROBE_S", PROBE_S)
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent_port}")
+    began = time.monotonic()
     assert f"http://127.0.0.1:{silent_port}" in refused("s3://raydiance/x")
+    assert time.monotonic() - began < 10
 
 
 def test_a_host_without_a_name_is_named(environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,14 @@ AUTODECODER = AutodecoderTraining(
 )
 DENOISER = DiffusionTraining(
     model=UNetSpec(
-        in_channels=4, out_channels=4, channels=16, multipliers=(1, 2), num_heads=2, embedding_dim=32
+        in_channels=4,
+        out_channels=4,
+        channels=16,
+        multipliers=(1, 2),
+        num_heads=2,
+        embedding_dim=32,
+        resolution=4,
+        global_width=32,
     ),
     loop=LoopSpec(
         steps=60, batch_size=8, learning_rate=2e-3, ema_decay=0.9, checkpoint_every=60, preview_every=60

@@ -118,7 +118,7 @@ def ui(port: Annotated[int, typer.Option(help="Where MLflow listens on this mach
     """Open the record of runs in MLflow's pages, on loopback, until ^C."""
     from raydiance.cli.work import run_ui
 
-    sys.exit(run_ui(port))
+    run_ui(port)
 
 
 @app.command()

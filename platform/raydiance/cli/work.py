@@ -54,20 +54,17 @@ def run_pipeline(overrides: Sequence[str], *, dry_run: bool = False, force: bool
         )
 
 
-def run_ui(port: int) -> int:
-    """MLflow's pages over the record of runs, until ^C: MLflow's exit status."""
+def run_ui(port: int) -> None:
+    """Become MLflow over the record of runs, until ^C; only say where it is if a server keeps the record."""
     from raydiance.tracking.address import reach
 
     url = reach(None)
     if url.startswith("http"):
         print(f"the record of runs is at {url}")
-        return 0
+        return
     print(f"MLflow at http://127.0.0.1:{port} (^C ends it)", file=sys.stderr)
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", url, "--port", str(port)]
-    try:
-        return subprocess.run([*command, "--host", "127.0.0.1"], env=environment(), check=False).returncode
-    except KeyboardInterrupt:
-        return 0
+    options = ["--backend-store-uri", url, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    os.execve(sys.executable, [sys.executable, "-m", "mlflow", "server", *options], environment())
 
 
 def print_trace(file: str, as_json: bool) -> None:

@@ -17,12 +17,13 @@ PROBE_TIMEOUT_S = 5.0
 START_ATTEMPTS = 3
 
 # What Ray reads from the environment: no note about a future default, no reports to anyone, workers that stay
-# in the folder we work in (addresses may be relative to it).
+# in the folder we work in (addresses may be relative to it) and have as good a claim to a core as we have.
 _SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_worker_niceness": "0",
 }
 
 
@@ -95,6 +96,8 @@ def _start_local(dashboard: bool) -> None:
     # Ray warns that it asks for a token, on each start; that is as it should be.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
 
+    # Nobody takes this machine away with a warning, so nobody needs to listen for one.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     for attempt in range(START_ATTEMPTS):
         try:
             ray.init(

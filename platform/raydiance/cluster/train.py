@@ -5,6 +5,7 @@ our store, so Ray is told of checkpoints (a folder with the reference) but never
 insist on its newest, readable or not.
 """
 
+import logging
 import secrets
 import tempfile
 from collections.abc import Callable, Mapping
@@ -13,12 +14,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from raydiance.cluster.curves import Curves, recording
+from raydiance.cluster.relay import RelayedProgress, shown
 from raydiance.cluster.session import session
 from raydiance.config.platform import ClusterSpec
 from raydiance.errors import ClusterError, RaydianceError
 from raydiance.spec import to_plain
 from raydiance.storage import ArtifactRef, Store, write_json
-from raydiance.tracking import LineProgress, NullTracker, Progress, QuietProgress, Tracker, Worker
+from raydiance.tracking import NullTracker, Progress, QuietProgress, Tracker, Worker
 
 __all__ = ["Launcher"]
 
@@ -33,6 +35,7 @@ class _Work:
     train: Callable[[Any, Worker], Any]
     payload: Any
     store: Store
+    key: str
     connect: Callable[[], Tracker]
 
 
@@ -56,10 +59,11 @@ class Launcher:
         if self.spec.num_workers == 0:
             return train(payload, self._own_worker())
         with session(self.spec):
-            work = _Work(train, payload, self.store, self.connect)
+            work = _Work(train, payload, self.store, self.run_name, self.connect)
             for failures in range(self.spec.max_failures + 1):
                 try:
-                    result: R = self._fit(work)
+                    with shown(self.progress, self.run_name):
+                        result: R = self._fit(work)
                     return result
                 except _WorkerLostError as lost:
                     if failures == self.spec.max_failures:
@@ -138,6 +142,7 @@ def _train_loop(config: Mapping[str, Any]) -> Any:
     import ray.train
     import ray.train.torch
 
+    logging.getLogger().setLevel(logging.WARNING)  # Ray Train tells of each report, on each worker
     work: _Work = config["work"]
     context = ray.train.get_context()
     rank = context.get_world_rank()
@@ -148,7 +153,7 @@ def _train_loop(config: Mapping[str, Any]) -> Any:
         device=ray.train.torch.get_device(),
         store=work.store,
         tracker=recording(tracker, curves),
-        progress=LineProgress() if rank == 0 else QuietProgress(),
+        progress=RelayedProgress(work.key) if rank == 0 else QuietProgress(),
         report=_Report(rank),
     )
     with tracker:
@@ -175,14 +180,16 @@ class _Report:
 def _cause(failures: Mapping[int, Exception]) -> Exception:
     """The error that says most: ours, else a lost worker (the others then fail for want of it), else any."""
     import ray
+    from ray.train.v2._internal.exceptions import RayTrainError
 
     errors = [failures[rank] for rank in sorted(failures)]
     for error in errors:
         if isinstance(error, RaydianceError):
             return error
     for rank, error in sorted(failures.items()):
-        if isinstance(error, ray.exceptions.RayError):
-            return _WorkerLostError(f"worker {rank} was lost: {str(error).strip().splitlines()[0]}")
+        if isinstance(error, ray.exceptions.RayError | RayTrainError):
+            reason = str(error).strip().splitlines()[0].rstrip(".")
+            return _WorkerLostError(f"worker {rank} was lost: {reason}")
     return errors[0]
 
 

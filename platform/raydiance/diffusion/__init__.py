@@ -6,12 +6,15 @@ from raydiance.diffusion import (
     editing,
     grids,
     guidance,
+    learning,
     losses,
     mixtures,
     plans,
     preconditioning,
+    reference,
     sampling,
     schedules,
+    search,
 )
 from raydiance.diffusion.grids import Grid
 from raydiance.diffusion.plan import Form, Row, SamplingPlan
@@ -34,11 +37,14 @@ __all__ = [
     "editing",
     "grids",
     "guidance",
+    "learning",
     "losses",
     "mixtures",
     "plans",
     "preconditioning",
+    "reference",
     "sample",
     "sampling",
     "schedules",
+    "search",
 ]

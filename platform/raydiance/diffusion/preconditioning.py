@@ -158,8 +158,7 @@ class Velocity(Preconditioning):
 
 @dataclass(frozen=True)
 class Flow(Preconditioning):
-    """F is noise - x_0, asked at x_t = (1 - t) x_0 + t noise and t = sigma / (1 + sigma) (Liu et al. 2023).
-    """
+    """F is noise - x_0, asked at x_t = (1 - t) x_0 + t noise and t = sigma / (1 + sigma) (Liu et al. 2023)."""
 
     def scalars(self, sigma: Tensor) -> Scalars:
         one, rest = torch.ones_like(sigma), 1 / (1 + sigma)  # rest = 1 - t

@@ -228,7 +228,9 @@ def march_dense(grid, cells, box, origins, directions, offset, early_stop, begin
 
 
 @jit
-def march_skipping(grid, cells, box, origins, directions, offset, occupied, away, early_stop, begin, end, out):
+def march_skipping(
+    grid, cells, box, origins, directions, offset, occupied, away, early_stop, begin, end, out
+):
     """As march_dense, and bit for bit the same, but only samples in occupied cells are looked at.
 
     occupied: of mark_cells; away: of mark_blocks.
@@ -250,7 +252,9 @@ def march_skipping(grid, cells, box, origins, directions, offset, occupied, away
         while i < num_samples and not clear <= early_stop:
             count = 0
             while i < num_samples and count < 8:
-                i, cell, x, y, z = _next_occupied(i, num_samples, start, step, offset[ray], own_cells, own_blocks)
+                i, cell, x, y, z = _next_occupied(
+                    i, num_samples, start, step, offset[ray], own_cells, own_blocks
+                )
                 if i < num_samples:
                     ix, iy, iz = cell
                     base = ix * step_x + iy * step_y + iz * 4
@@ -305,7 +309,20 @@ def _leap(position, step, block, free):
 
 @jit
 def march_backward(
-    grid, cells, box, origins, directions, offset, occupied, away, early_stop, upstream, begin, end, out, spans
+    grid,
+    cells,
+    box,
+    origins,
+    directions,
+    offset,
+    occupied,
+    away,
+    early_stop,
+    upstream,
+    begin,
+    end,
+    out,
+    spans,
 ):
     """Gradients at the samples of rays begin .. end: out [end - begin, S, 4], for density and colour.
 
@@ -338,7 +355,12 @@ def march_backward(
             _locate(start, step, cells, counting, offset[ray], first, size, room[0], room[1])
             for k in range(first, count):
                 if occupied.shape[0] > 0 and not _is_occupied(occupied[index], base[k], step_x, step_y):
-                    values[4 * k], values[4 * k + 1], values[4 * k + 2], values[4 * k + 3] = -1.0, 0.0, 0.0, 0.0
+                    values[4 * k], values[4 * k + 1], values[4 * k + 2], values[4 * k + 3] = (
+                        -1.0,
+                        0.0,
+                        0.0,
+                        0.0,
+                    )
                 else:
                     cell_load(own, base[k], step_x, step_y, fx[k], fy[k], fz[k], values, 4 * k)
             _absorb(values[4 * first :], np.float32(length), size, bits, alpha[first:])

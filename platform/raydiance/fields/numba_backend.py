@@ -72,7 +72,11 @@ def _occupancy(grid: Array) -> tuple[Array, Array]:
     occupied = np.empty((b, x - 1, y - 1, z - 1), np.uint8)
     away = np.empty((b, *(-(-(n - 1) // COARSE) for n in (x, y, z))), np.uint8)
     for index in range(b):
-        for_ranges(lambda begin, end, i=index: mark_cells(grid[i], begin, end, occupied[i]), x - 1, smallest=16)
+
+        def mark(begin: int, end: int, index: int = index) -> None:
+            mark_cells(grid[index], begin, end, occupied[index])
+
+        for_ranges(mark, x - 1, smallest=16)
         mark_blocks(occupied[index], away[index])
     return occupied, away
 
@@ -97,7 +101,7 @@ class _March(torch.autograd.Function):
         return torch.from_numpy(out)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
         (grid,) = ctx.saved_tensors
         lines, skip, early_stop = ctx.rest

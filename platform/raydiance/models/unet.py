@@ -38,9 +38,10 @@ class UNetSpec:
     num_classes: int = 0
     dropout: float = 0.0
     norm: Norm = "group"
-    coordinates: bool = (
-        True  # the network is told where in the volume it is: things stand upright, in the middle
-    )
+    coordinates: bool = True  # the network is told where in the volume it is: things stand upright
+    resolution: int = 8  # of the input, along each axis; it matters to the global path alone
+    global_width: int = 0  # of the path that sees the whole input at once; 0 for none
+    global_blocks: int = 2
 
     def __post_init__(self) -> None:
         if self.dims not in (1, 2, 3):
@@ -77,6 +78,46 @@ class _Stage(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         out: Tensor = self.attention(self.block(x, embedding))
+        return out
+
+
+class GlobalPath(nn.Module):
+    """A residual perceptron on the whole input at once: [B, C_in, *] -> [B, C_out, *], starting as zero.
+
+    A few directions carry most of what tells aligned objects apart, and at high noise levels only they are
+    left. This path moves them at a hundredth of the cost of convolutions, which see to the neighbourhood.
+    """
+
+    def __init__(self, spec: UNetSpec) -> None:
+        super().__init__()
+        positions, width = spec.resolution**spec.dims, spec.global_width
+        self.out_channels = spec.out_channels
+        self.stem = nn.Linear(spec.in_channels * positions, width)
+        self.blocks = nn.ModuleList(_Perceptron(width, spec.embedding_dim) for _ in range(spec.global_blocks))
+        self.norm = nn.LayerNorm(width)
+        self.out = zero_init(nn.Linear(width, spec.out_channels * positions))
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        h = self.stem(x.flatten(1))
+        for block in self.blocks:
+            h = block(h, embedding)
+        out: Tensor = self.out(self.norm(h)).reshape(len(x), self.out_channels, *x.shape[2:])
+        return out
+
+
+class _Perceptron(nn.Module):
+    """LayerNorm with FiLM, two layers and a skip: [B, width] -> [B, width]."""
+
+    def __init__(self, width: int, embedding_dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.film = zero_init(nn.Linear(embedding_dim, 2 * width))
+        self.wide = nn.Linear(width, 2 * width)
+        self.out = zero_init(nn.Linear(2 * width, width))
+
+    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.film(embedding).chunk(2, dim=1)
+        out: Tensor = h + self.out(F.silu(self.wide(self.norm(h) * (1 + scale) + shift)))
         return out
 
 
@@ -117,6 +158,7 @@ class UNet(nn.Module):
                 self.upsample.append(conv(dims, width, widths[level - 1], 1))
                 width = widths[level - 1]
 
+        self.whole = GlobalPath(spec) if spec.global_width else None
         self.norm = normalisation(dims, width, spec.norm)
         self.out = zero_init(conv(dims, width, spec.out_channels))
         if dims == 3:
@@ -149,7 +191,7 @@ class UNet(nn.Module):
             if index < len(self.upsample):
                 h = upsample(self.upsample[index](h))
         out: Tensor = self.out(F.silu(self.norm(h)))
-        return out
+        return out if self.whole is None else out + self.whole(x, embedding)
 
     def _embed(self, x: Tensor, noise_level: Tensor, condition: Tensor | None) -> Tensor:
         embedding: Tensor = self.noise(noise_level)
@@ -165,6 +207,11 @@ class UNet(nn.Module):
             raise ValueError(
                 f"need [B, C, {self.spec.dims} spatial axes divisible by {factor}] for multipliers "
                 f"{self.spec.multipliers}, got {list(x.shape)}"
+            )
+        if self.whole is not None and any(size != self.spec.resolution for size in x.shape[2:]):
+            raise ValueError(
+                f"the global path was built for resolution {self.spec.resolution} along each axis, got "
+                f"{list(x.shape)}: set resolution, or global_width = 0 for a network of any size"
             )
         if condition is not None and self.classes is None:
             raise ValueError("got class labels, but the spec has num_classes = 0")

@@ -71,7 +71,7 @@ class S3Backend:
         if self._is_reached:
             return
         with self._errors("reached"):
-            self._ask("list_objects_v2", Bucket=self.bucket, Prefix=self.prefix, MaxKeys=1)
+            self._ask("list_objects_v2", timeout_s=PROBE_S, Bucket=self.bucket, Prefix=self.prefix, MaxKeys=1)
         self._is_reached = True
 
     def prove(self) -> bool:
@@ -218,7 +218,7 @@ class S3Backend:
             config_kwargs={"retries": {"mode": "standard", "total_max_attempts": tries}, **config},
         )
 
-    def _ask(self, method: str, *, timeout_s: float = PROBE_S, **arguments: object) -> None:
+    def _ask(self, method: str, *, timeout_s: float, **arguments: object) -> None:
         """One request, tried once, given up in time."""
         client = self._client(tries=1, connect_timeout=timeout_s, read_timeout=timeout_s)
         client.retries = 1

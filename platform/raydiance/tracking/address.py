@@ -15,6 +15,7 @@ __all__ = ["DEFAULT_TRACKING", "reach"]
 
 DEFAULT_TRACKING = "sqlite:///outputs/mlflow.db"
 TIMEOUT_S = 5
+SERVER_TIMEOUT = httpx.Timeout(6, connect=3)  # the two may add up
 
 
 def reach(url: str | None) -> str:
@@ -51,7 +52,7 @@ def _ask(url: str) -> None:
     answer = httpx.get(
         f"{url.rstrip('/')}/api/2.0/mlflow/experiments/get",
         params={"experiment_id": "0"},
-        timeout=TIMEOUT_S,
+        timeout=SERVER_TIMEOUT,
         verify=os.environ.get("MLFLOW_TRACKING_INSECURE_TLS") != "true",
     )
     # 401: there, and MLflow's own client has the password; 404: there, and the default experiment deleted

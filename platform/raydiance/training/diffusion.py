@@ -1,7 +1,8 @@
 """Training the denoiser of latents: EDM's preconditioning and loss. Karras et al. 2022, Table 1."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,8 +20,13 @@ from raydiance.storage import ArtifactRef, write_json
 from raydiance.tracking import Outcome, Run, Worker
 from raydiance.training.loop import Batch, LoopSpec, Objective, fit
 from raydiance.training.randomness import sample_generator, seeded
+from raydiance.training.rates import rates_by_fan_in
 
 __all__ = ["DiffusionObjective", "DiffusionTraining", "train_diffusion"]
+
+REFERENCE_FAN_IN = (
+    1024  # a 3 x 3 x 3 convolution of 38 channels; the global path's first layer has 4096 and more
+)
 
 
 @spec
@@ -68,6 +74,9 @@ class DiffusionObjective(Objective):
         self.seed = seed
         with seeded(seed):
             self.model = UNet(training.model)
+
+    def parameter_groups(self) -> Sequence[Mapping[str, Any]]:
+        return rates_by_fan_in(self.model, REFERENCE_FAN_IN)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         rows, generators = batch.items(len(self.latents)), batch.generators()

@@ -100,8 +100,10 @@ def draw_front(
 
 
 def _mark(axes: Axes, best: Sequence[Result], named: dict[str, Result]) -> None:
-    paired = [result for result in best if result.score.error is not None]
-    axes.plot([nfe(r) for r in paired], [r.score.error for r in paired], "-", color="black", lw=1, zorder=0)
+    paired = [(nfe(result), result.score.error) for result in best if result.score.error is not None]
+    axes.plot(
+        [calls for calls, _ in paired], [error for _, error in paired], "-", color="black", lw=1, zorder=0
+    )
     for name, result in named.items():
         if result.score.error is not None:
             axes.annotate(name, (nfe(result), result.score.error), xytext=(4, 6), textcoords="offset points")

@@ -117,7 +117,7 @@ class StagedSearch(Searcher):
         """What is known now, in a fixed order."""
         return [self._known[name] for name in sorted(self._known)]
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> Any:
         """The next trial's config (as JSON, because Tune takes apart what is nested); None while a stage
         waits.
         """

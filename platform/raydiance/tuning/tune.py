@@ -194,7 +194,7 @@ def _parts(spec: TuneSpec) -> list[tuple[int, int]]:
 
 def _concurrency(spec: TuneSpec) -> int:
     """As many trials at a time as Ray has room for."""
-    there = ray.cluster_resources()
+    there = ray.cluster_resources()  # type: ignore[no-untyped-call]
     room = [there.get("CPU", 0.0) / spec.cpus_per_trial]
     if spec.gpus_per_trial:
         room.append(there.get("GPU", 0.0) / spec.gpus_per_trial)
