@@ -42,7 +42,7 @@ class AutodecoderLosses:
     total_variation: float = 0.0
     sparsity: float = 0.0
     codes: float = 0.0
-    latents: float = 0.0
+    latents: float = 0.005
     pyramid_levels: int = 3
 
 
@@ -56,12 +56,12 @@ class AutodecoderTraining:
 
     model: AutodecoderSpec = AutodecoderSpec()
     losses: AutodecoderLosses = AutodecoderLosses()
-    loop: LoopSpec = LoopSpec(steps=2200, batch_size=4, learning_rate=1e-2, betas=(0.7, 0.99))
+    loop: LoopSpec = LoopSpec(steps=2000, batch_size=4, learning_rate=1e-2, betas=(0.7, 0.99))
     views_per_object: int = 4
     pixel_stride: int = 2
     num_samples: int = 40
     code_rate: float = 1.0  # learning rate of the codes, relative to that of the network
-    latent_noise: float = 0.0  # deviation of the noise on latents while training
+    latent_noise: float = 0.15  # deviation on latents while training: what the denoiser leaves must not show
     preview_objects: int = 6
 
     def __post_init__(self) -> None:
