@@ -11,8 +11,14 @@ from raydiance.tracking import MemoryTracker, local_run
 from raydiance.training.randomness import seeded
 
 SPEC = AutodecoderSpec(
-    code_dim=8, latent_channels=3, latent_resolution=4, field_resolution=8, base_resolution=4, widths=(8,), depths=(0,)
-)  # fmt: skip
+    code_dim=8,
+    latent_channels=3,
+    latent_resolution=4,
+    field_resolution=8,
+    base_resolution=4,
+    widths=(8,),
+    depths=(0,),
+)
 
 
 def autodecoder(store: Store, num_objects: int = 5, spread: float = 1.0) -> tuple[Artifact, Autodecoder]:
