@@ -26,7 +26,13 @@ from raydiance.training.losses import (
 from raydiance.training.randomness import seeded
 from raydiance.training.rates import rates_by_fan_in
 
-__all__ = ["AutodecoderLosses", "AutodecoderObjective", "AutodecoderTraining", "train_autodecoder"]
+__all__ = [
+    "AutodecoderLoop",
+    "AutodecoderLosses",
+    "AutodecoderObjective",
+    "AutodecoderTraining",
+    "train_autodecoder",
+]
 
 REFERENCE_FAN_IN = 64  # by experiment: 128 was as good, no scaling at all was worse once there are blocks
 
@@ -47,6 +53,16 @@ class AutodecoderLosses:
 
 
 @spec
+class AutodecoderLoop(LoopSpec):
+    """How the autodecoder is stepped."""
+
+    steps: int = 2000
+    batch_size: int = 4
+    learning_rate: float = 1e-2
+    betas: tuple[float, float] = (0.7, 0.99)
+
+
+@spec
 class AutodecoderTraining:
     """The autodecoder, what it sees of each object at a step, and how it is stepped.
 
@@ -56,7 +72,7 @@ class AutodecoderTraining:
 
     model: AutodecoderSpec = AutodecoderSpec()
     losses: AutodecoderLosses = AutodecoderLosses()
-    loop: LoopSpec = LoopSpec(steps=2000, batch_size=4, learning_rate=1e-2, betas=(0.7, 0.99))
+    loop: AutodecoderLoop = AutodecoderLoop()
     views_per_object: int = 4
     pixel_stride: int = 2
     num_samples: int = 40
