@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import boto3
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,8 +76,19 @@ class S3Server:
         }
 
     def bucket(self, name: str) -> str:
-        """Make a bucket, and give its s3:// URL."""
-        (self.folder / name).mkdir(exist_ok=True)
+        """Make a bucket where it is missing, and give its s3:// URL.
+
+        The server is asked to: a folder made behind its back may not be seen for minutes.
+        """
+        client = boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            region_name="us-east-1",
+        )
+        if name not in {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}:
+            client.create_bucket(Bucket=name)
         return f"s3://{name}"
 
 

@@ -51,6 +51,11 @@ class LatentExperiment:
                 f"the autodecoder has {latents.latent_channels} latent channels, but "
                 f"train_diffusion.model.in_channels is {denoised.in_channels}: make them equal"
             )
+        if denoised.global_width and latents.latent_resolution != denoised.resolution:
+            raise ValueError(
+                f"the autodecoder has latents of {latents.latent_resolution} along each axis, but "
+                f"train_diffusion.model.resolution is {denoised.resolution}: make them equal"
+            )
 
 
 Experiment: TypeAlias = LatentExperiment

@@ -26,7 +26,13 @@ from raydiance.training.losses import (
 from raydiance.training.randomness import seeded
 from raydiance.training.rates import rates_by_fan_in
 
-__all__ = ["AutodecoderLosses", "AutodecoderObjective", "AutodecoderTraining", "train_autodecoder"]
+__all__ = [
+    "AutodecoderLoop",
+    "AutodecoderLosses",
+    "AutodecoderObjective",
+    "AutodecoderTraining",
+    "train_autodecoder",
+]
 
 REFERENCE_FAN_IN = 64  # by experiment: 128 was as good, no scaling at all was worse once there are blocks
 
@@ -42,8 +48,18 @@ class AutodecoderLosses:
     total_variation: float = 0.0
     sparsity: float = 0.0
     codes: float = 0.0
-    latents: float = 0.0
+    latents: float = 0.005
     pyramid_levels: int = 3
+
+
+@spec
+class AutodecoderLoop(LoopSpec):
+    """How the autodecoder is stepped."""
+
+    steps: int = 2000
+    batch_size: int = 4
+    learning_rate: float = 1e-2
+    betas: tuple[float, float] = (0.7, 0.99)
 
 
 @spec
@@ -56,12 +72,12 @@ class AutodecoderTraining:
 
     model: AutodecoderSpec = AutodecoderSpec()
     losses: AutodecoderLosses = AutodecoderLosses()
-    loop: LoopSpec = LoopSpec(steps=2200, batch_size=4, learning_rate=1e-2, betas=(0.7, 0.99))
+    loop: AutodecoderLoop = AutodecoderLoop()
     views_per_object: int = 4
     pixel_stride: int = 2
     num_samples: int = 40
     code_rate: float = 1.0  # learning rate of the codes, relative to that of the network
-    latent_noise: float = 0.0  # deviation of the noise on latents while training
+    latent_noise: float = 0.15  # deviation on latents while training: what the denoiser leaves must not show
     preview_objects: int = 6
 
     def __post_init__(self) -> None:

@@ -18,11 +18,17 @@ from raydiance.models import FieldDecoder, UNet, UNetSpec, read_decoder, save_we
 from raydiance.spec import spec, to_plain
 from raydiance.storage import ArtifactRef, write_json
 from raydiance.tracking import Outcome, Run, Worker
-from raydiance.training.loop import Batch, LoopSpec, Objective, fit
+from raydiance.training.loop import Batch, Decay, LoopSpec, Objective, fit
 from raydiance.training.randomness import sample_generator, seeded
 from raydiance.training.rates import rates_by_fan_in
 
-__all__ = ["DiffusionObjective", "DiffusionTraining", "train_diffusion"]
+__all__ = [
+    "DiffusionLoop",
+    "DiffusionObjective",
+    "DiffusionTraining",
+    "LatentUNetSpec",
+    "train_diffusion",
+]
 
 REFERENCE_FAN_IN = (
     1024  # a 3 x 3 x 3 convolution of 38 channels; the global path's first layer has 4096 and more
@@ -30,14 +36,39 @@ REFERENCE_FAN_IN = (
 
 
 @spec
-class DiffusionTraining:
-    """The denoiser and how it is trained. ln sigma is normal with mean `p_mean` and deviation `p_std`."""
+class LatentUNetSpec(UNetSpec):
+    """The U-Net of latents: a small one, beside a global path."""
 
-    model: UNetSpec = UNetSpec()
-    loop: LoopSpec = LoopSpec(batch_size=32, ema_decay=0.995, decay="linear")
+    channels: int = 16
+    multipliers: tuple[int, ...] = (1, 2)
+    attention_levels: tuple[int, ...] = ()
+    global_width: int = 512
+
+
+@spec
+class DiffusionLoop(LoopSpec):
+    """How the denoiser is stepped."""
+
+    steps: int = 1200
+    batch_size: int = 16
+    learning_rate: float = 3e-3
+    decay: Decay = "linear"
+    ema_decay: float = 0.99
+
+
+@spec
+class DiffusionTraining:
+    """The denoiser and how it is trained. ln sigma is normal with mean `p_mean` and deviation `p_std`.
+
+    Karras et al. 2022 take -1.2 and 1.2 for images; latents of aligned objects have thousands of numbers but few
+    directions, so that noise must be ten times the data before it hides which object it is.
+    """
+
+    model: LatentUNetSpec = LatentUNetSpec()
+    loop: DiffusionLoop = DiffusionLoop()
     sigma_data: float = 1.0
-    p_mean: float = -1.2
-    p_std: float = 1.2
+    p_mean: float = 1.2
+    p_std: float = 1.6
     preview_samples: int = 6
     preview_steps: int = 18
     preview_size: int = 64

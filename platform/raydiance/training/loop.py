@@ -18,7 +18,9 @@ from raydiance.training.distributed import distribute, mean_over_workers, share,
 from raydiance.training.ema import Ema
 from raydiance.training.randomness import epoch_item, sample_generator
 
-__all__ = ["Batch", "LoopSpec", "Objective", "fit", "learning_rate_factor", "start", "train_step"]
+__all__ = ["Batch", "Decay", "LoopSpec", "Objective", "fit", "learning_rate_factor", "start", "train_step"]
+
+Decay = Literal["cosine", "linear", "constant"]
 
 
 @spec
@@ -29,7 +31,7 @@ class LoopSpec:
     batch_size: int = 8
     learning_rate: float = 2e-3
     warmup_steps: int = 20
-    decay: Literal["cosine", "linear", "constant"] = "cosine"
+    decay: Decay = "cosine"
     betas: tuple[float, float] = (0.9, 0.99)
     clip_norm: float = 1.0
     ema_decay: float = 0.0  # 0: no moving average
