@@ -114,6 +114,21 @@ def demo(
 
 
 @app.command()
+def report(
+    out: Annotated[Path, typer.Option(help="Where to write the page.")] = Path(
+        "outputs/pipeline/report.html"
+    ),
+    params: Annotated[Path, typer.Option(help="The pipeline's settings.")] = Path("params.yaml"),
+) -> None:
+    """One page of what the pipeline in this folder made and found, kept in its MLflow run, too."""
+    from raydiance.cli.report import record
+    from raydiance.config import load_params
+
+    record(load_params(params), out)
+    print(f"report: {out}", file=sys.stderr)
+
+
+@app.command()
 def ui(port: Annotated[int, typer.Option(help="Where MLflow listens on this machine.")] = 5000) -> None:
     """Open the record of runs in MLflow's pages, on loopback, until ^C."""
     from raydiance.cli.work import run_ui
