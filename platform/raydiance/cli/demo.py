@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from raydiance.cli.endpoint import resolve_in
+from raydiance.cli.endpoint import resolve_in, served
 from raydiance.cli.work import run_pipeline
-from raydiance.cluster.pointers import FOLDER, Pointer, read_pointer
-from raydiance.config import Experiment, load_params
-from raydiance.config.stages import STAGES
+from raydiance.cluster.pointers import Pointer, folder_of, read_pointer
+from raydiance.config import LatentExperiment, compose, load_params
+from raydiance.config.stages import stages_of
 from raydiance.errors import ArtifactError
 from raydiance.generation.report import Command, StageRow, write_report
 from raydiance.serving import Client, running
@@ -26,8 +26,9 @@ UI = "raydiance ui"
 def run_demo(overrides: Sequence[str], out: Path, seed: int) -> None:
     """Everything from nothing; says at the end where it all is and how to go on."""
     started = time.monotonic()
+    served(compose(overrides))
     run_pipeline(overrides)
-    experiment = load_params(Path("params.yaml"))
+    experiment = served(load_params(Path("params.yaml")))
     out.mkdir(parents=True, exist_ok=True)
     made, curl = _ask_the_endpoint(experiment, out, seed)
     made.append(_report(experiment, out, curl))
@@ -39,11 +40,11 @@ def run_demo(overrides: Sequence[str], out: Path, seed: int) -> None:
     print(f"Then:              {curl}")
 
 
-def _ask_the_endpoint(experiment: Experiment, out: Path, seed: int) -> tuple[list[Path], str]:
+def _ask_the_endpoint(experiment: LatentExperiment, out: Path, seed: int) -> tuple[list[Path], str]:
     """Start the endpoint on this machine, ask for one sample in three forms: the files, and the curl line."""
     print("serving the bundle on loopback", file=sys.stderr)
-    store = Store.open(experiment.store.url)
-    bundle = _made_by(store, "publish")
+    store, pointers = Store.open(experiment.store.url), folder_of(experiment.name)
+    bundle = _made_by(store, pointers, "publish")
     spec = replace(experiment.serve, bundle=bundle.ref.key)
     files = {"glb": out / "sample.glb", "png": out / "views.png", "webp": out / "turntable.webp"}
     with (
@@ -56,19 +57,20 @@ def _ask_the_endpoint(experiment: Experiment, out: Path, seed: int) -> tuple[lis
         return list(files.values()), endpoint.curl
 
 
-def _report(experiment: Experiment, out: Path, curl: str) -> Path:
-    store = Store.open(experiment.store.url)
+def _report(experiment: LatentExperiment, out: Path, curl: str) -> Path:
+    store, pointers = Store.open(experiment.store.url), folder_of(experiment.name)
+    stages = list(stages_of(experiment))
     path = out / "report.html"
     write_report(
         path,
         title=f"Raydiance: {experiment.name}, size {experiment.size}",
-        stages=[_row(stage) for stage in STAGES],
-        evaluation=_made_by(store, "evaluate"),
-        bundle=_made_by(store, "publish"),
-        gate=_rows(FOLDER / "plots" / "publish-gate.csv"),
+        stages=[_row(pointers, stage) for stage in stages],
+        evaluation=_made_by(store, pointers, "evaluate"),
+        bundle=_made_by(store, pointers, "publish"),
+        gate=_rows(pointers / "plots" / "publish-gate.csv"),
         turntable=out / "turntable.webp",
         views=out / "views.png",
-        losses={stage: points for stage in STAGES if (points := _losses(stage))},
+        losses={stage: points for stage in stages if (points := _losses(pointers, stage))},
         commands=[
             Command("Browse the runs in MLflow", UI),
             Command("Serve the bundle again", "raydiance serve"),
@@ -80,21 +82,21 @@ def _report(experiment: Experiment, out: Path, curl: str) -> Path:
     return path
 
 
-def _pointer(stage: str) -> Pointer:
-    pointer = read_pointer(stage)
+def _pointer(folder: Path, stage: str) -> Pointer:
+    pointer = read_pointer(stage, folder)
     if pointer is None:
-        raise ArtifactError(f"{FOLDER / stage}.json: missing; run `raydiance pipeline` again")
+        raise ArtifactError(f"{folder / stage}.json: missing; run `raydiance pipeline` again")
     return pointer
 
 
-def _made_by(store: Store, stage: str) -> Artifact:
-    return store.get(_pointer(stage).ref)
+def _made_by(store: Store, folder: Path, stage: str) -> Artifact:
+    return store.get(_pointer(folder, stage).ref)
 
 
-def _row(stage: str) -> StageRow:
-    metrics: dict[str, float] = json.loads((FOLDER / "metrics" / f"{stage}.json").read_text())
+def _row(folder: Path, stage: str) -> StageRow:
+    metrics: dict[str, float] = json.loads((folder / "metrics" / f"{stage}.json").read_text())
     seconds = metrics.pop("duration_s")
-    return StageRow(stage, seconds, _pointer(stage).key, metrics)
+    return StageRow(stage, seconds, _pointer(folder, stage).key, metrics)
 
 
 def _rows(path: Path) -> list[Mapping[str, object]]:
@@ -117,8 +119,8 @@ def _number(text: str) -> float | None:
     return float(text) if text else None
 
 
-def _losses(stage: str) -> list[tuple[float, float]]:
-    path = FOLDER / "plots" / f"{stage}-curves.csv"
+def _losses(folder: Path, stage: str) -> list[tuple[float, float]]:
+    path = folder / "plots" / f"{stage}-curves.csv"
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:
