@@ -115,17 +115,15 @@ def demo(
 
 @app.command()
 def report(
-    out: Annotated[Path, typer.Option(help="Where to write the page.")] = Path(
-        "outputs/pipeline/report.html"
-    ),
     params: Annotated[Path, typer.Option(help="The pipeline's settings.")] = Path("params.yaml"),
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write it, if not beside the stages' pointers.")
+    ] = None,
 ) -> None:
     """One page of what the pipeline in this folder made and found, kept in its MLflow run, too."""
     from raydiance.cli.report import record
-    from raydiance.config import load_params
 
-    record(load_params(params), out)
-    print(f"report: {out}", file=sys.stderr)
+    print(f"report: {record(params, out)}", file=sys.stderr)
 
 
 @app.command()

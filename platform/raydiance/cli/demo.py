@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from raydiance.cli.endpoint import resolve_in
-from raydiance.cli.report import UI, made_by, write
+from raydiance.cli.endpoint import resolve_in, served
+from raydiance.cli.report import UI, Results
 from raydiance.cli.work import run_pipeline
-from raydiance.config import Experiment, load_params
+from raydiance.config import compose, load_params
 from raydiance.serving import Client, running
-from raydiance.storage import Store
 
 __all__ = ["run_demo"]
 
@@ -19,12 +18,13 @@ __all__ = ["run_demo"]
 def run_demo(overrides: Sequence[str], out: Path, seed: int) -> None:
     """Everything from nothing; says at the end where it all is and how to go on."""
     started = time.monotonic()
+    served(compose(overrides))
     run_pipeline(overrides)
-    experiment = load_params(Path("params.yaml"))
+    results = Results.of(served(load_params(Path("params.yaml"))))
     out.mkdir(parents=True, exist_ok=True)
-    made, curl = _ask_the_endpoint(experiment, out, seed)
+    made, curl = _ask_the_endpoint(results, out, seed)
     report = out / "report.html"
-    write(report, experiment, sample=made[0], views=made[1], turntable=made[2], curl=curl)
+    results.write(report, sample=made[0], views=made[1], turntable=made[2], curl=curl)
     print(f"\nDone in {(time.monotonic() - started) / 60:.1f} min. Made:")
     for path in (*made, report):
         print(f"  {path}")
@@ -33,15 +33,13 @@ def run_demo(overrides: Sequence[str], out: Path, seed: int) -> None:
     print(f"Then:              {curl}")
 
 
-def _ask_the_endpoint(experiment: Experiment, out: Path, seed: int) -> tuple[list[Path], str]:
+def _ask_the_endpoint(results: Results, out: Path, seed: int) -> tuple[list[Path], str]:
     """Start the endpoint on this machine, ask for one sample in three forms: the files, and the curl line."""
     print("serving the bundle on loopback", file=sys.stderr)
-    store = Store.open(experiment.store.url)
-    bundle = made_by(store, "publish")
-    spec = replace(experiment.serve, bundle=bundle.ref.key)
+    spec = replace(results.experiment.serve, bundle=results.pointer("publish").key)
     files = {"glb": out / "sample.glb", "png": out / "views.png", "webp": out / "turntable.webp"}
     with (
-        running(spec, store, resolve=resolve_in(experiment)) as endpoint,
+        running(spec, results.store, resolve=resolve_in(results.experiment)) as endpoint,
         Client(endpoint.url) as client,
     ):
         for form, path in files.items():

@@ -1,19 +1,22 @@
-"""The report of the pipeline in this folder, as a file and in the pipeline's own run."""
+"""The report of a pipeline in this folder, as a file and in the pipeline's own run."""
 
 import csv
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
-from raydiance.cluster.pointers import FOLDER, Pointer, read_pointer
+from raydiance.cli.endpoint import served
+from raydiance.cluster.pointers import Pointer, folder_of, read_pointer
 from raydiance.cluster.record import join_record
-from raydiance.config import Experiment
-from raydiance.config.stages import STAGES
+from raydiance.config import LatentExperiment, load_params
+from raydiance.config.stages import stages_of
 from raydiance.errors import ArtifactError
 from raydiance.generation.report import Command, StageRow, write_report
 from raydiance.storage import Artifact, Store
 
-__all__ = ["UI", "made_by", "record", "write"]
+__all__ = ["UI", "Results", "record"]
 
 UI = "raydiance ui"
 CURL = """curl http://127.0.0.1:8000/v1/samples --json '{"seed": 7}' -o sample.glb"""
@@ -28,81 +31,99 @@ HEADLINES = (
 )
 
 
-def write(
-    path: Path,
-    experiment: Experiment,
-    *,
-    sample: Path | None = None,
-    views: Path | None = None,
-    turntable: Path | None = None,
-    curl: str = CURL,
-) -> None:
-    """Write the page: the stages with their times and figures, the samples, and how to go on."""
-    store = Store.open(experiment.store.url)
-    commands = [
-        Command("Browse the runs in MLflow", UI),
-        Command("Serve the bundle", "raydiance serve"),
-        Command("Ask the endpoint for a sample", curl),
-        Command("Where does a sample come from?", f"raydiance trace {sample or 'sample.glb'}"),
-        Command("Use your own meshes", "raydiance pipeline source=PATH_OR_URL"),
-    ]
-    write_report(
-        path,
-        title=f"Raydiance: {experiment.name}, size {experiment.size}",
-        stages=[_row(stage) for stage in STAGES],
-        evaluation=made_by(store, "evaluate"),
-        bundle=made_by(store, "publish"),
-        gate=_rows(FOLDER / "plots" / "publish-gate.csv"),
-        turntable=turntable,
-        views=views,
-        losses={stage: points for stage in STAGES if (points := _losses(stage))},
-        commands=commands,
-    )
-
-
-def record(experiment: Experiment, path: Path) -> None:
-    """Write the page at `path`, and put it with the pipeline's headline figures into the pipeline's run."""
+def record(params: Path, out: Path | None = None) -> Path:
+    """Write the page, and put it with the headline figures into the pipeline's run: where it lies here."""
+    results = Results.of(served(load_params(params)))
+    path = out or results.folder / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, experiment)
-    parent = _pointer("publish").parent_run_id
-    if parent is None:
-        return
-    metrics: Mapping[str, float] = made_by(Store.open(experiment.store.url), "evaluate").read_json(
-        "metrics.json"
-    )
-    total = sum(_row(stage).seconds for stage in STAGES)
-    with join_record(experiment, parent) as tracker:
-        tracker.log_file(path)
-        tracker.log_metrics(
-            {name: metrics[name] for name in HEADLINES if name in metrics} | {"duration_s": total}
+    results.write(path)
+    results.tell_the_pipeline(path)
+    return path
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the stages of an experiment left in this folder and in the store."""
+
+    experiment: LatentExperiment
+    store: Store
+    folder: Path
+
+    @classmethod
+    def of(cls, experiment: LatentExperiment) -> Self:
+        return cls(experiment, Store.open(experiment.store.url), folder_of(experiment.name))
+
+    def pointer(self, stage: str) -> Pointer:
+        """What a stage left here. Raises ArtifactError if it has not run."""
+        pointer = read_pointer(stage, self.folder)
+        if pointer is None:
+            raise ArtifactError(f"{self.folder / stage}.json: missing; run `raydiance pipeline` again")
+        return pointer
+
+    def made_by(self, stage: str) -> Artifact:
+        return self.store.get(self.pointer(stage).ref)
+
+    def stages(self) -> list[StageRow]:
+        """The stages with their times and figures."""
+        rows = []
+        for stage in stages_of(self.experiment):
+            metrics: dict[str, float] = json.loads((self.folder / "metrics" / f"{stage}.json").read_text())
+            seconds = metrics.pop("duration_s")
+            rows.append(StageRow(stage, seconds, self.pointer(stage).key, metrics))
+        return rows
+
+    def write(
+        self,
+        path: Path,
+        *,
+        sample: Path | None = None,
+        views: Path | None = None,
+        turntable: Path | None = None,
+        curl: str = CURL,
+    ) -> None:
+        """Write the page: the stages with their times and figures, the samples, and how to go on."""
+        plots = self.folder / "plots"
+        curves = {stage: _losses(plots / f"{stage}-curves.csv") for stage in stages_of(self.experiment)}
+        write_report(
+            path,
+            title=f"Raydiance: {self.experiment.name}, size {self.experiment.size}",
+            stages=self.stages(),
+            evaluation=self.made_by("evaluate"),
+            bundle=self.made_by("publish"),
+            gate=_gate(plots / "publish-gate.csv"),
+            turntable=turntable,
+            views=views,
+            losses={stage: points for stage, points in curves.items() if points},
+            commands=[
+                Command("Browse the runs in MLflow", UI),
+                Command("Serve the bundle", "raydiance serve"),
+                Command("Ask the endpoint for a sample", curl),
+                Command("Where does a sample come from?", f"raydiance trace {sample or 'sample.glb'}"),
+                Command("Use your own meshes", "raydiance pipeline source=PATH_OR_URL"),
+            ],
         )
-        tracker.set_tags({"bundle": _pointer("publish").key})
-        tracker.describe(
-            f"Experiment `{experiment.name}`, size `{experiment.size}`, seed {experiment.seed}, from "
-            f"`{experiment.source}`: {len(STAGES)} stages, each a run below this one. `report.html` among the "
-            "artifacts shows samples, figures and times; `samples.html` in the run of `evaluate` can be turned."
-        )
+
+    def tell_the_pipeline(self, report: Path) -> None:
+        """Put the page and the headline figures into the MLflow run above those of the stages, if there is one."""
+        last, experiment = self.pointer("publish"), self.experiment
+        if last.parent_run_id is None:
+            return
+        metrics: Mapping[str, float] = self.made_by("evaluate").read_json("metrics.json")
+        stages = self.stages()
+        with join_record(experiment, last.parent_run_id) as tracker:
+            tracker.log_file(report)
+            tracker.log_metrics({name: metrics[name] for name in HEADLINES if name in metrics})
+            tracker.log_metrics({"duration_s": sum(stage.seconds for stage in stages)})
+            tracker.set_tags({"bundle": last.key})
+            tracker.describe(
+                f"Experiment `{experiment.name}`, size `{experiment.size}`, seed {experiment.seed}, from "
+                f"`{experiment.source}`: {len(stages)} stages, each a run below this one. `report.html` among "
+                "the artifacts shows samples, figures and times; `samples.html` in the run of `evaluate` can be "
+                "turned."
+            )
 
 
-def _pointer(stage: str) -> Pointer:
-    pointer = read_pointer(stage)
-    if pointer is None:
-        raise ArtifactError(f"{FOLDER / stage}.json: missing; run `raydiance pipeline` again")
-    return pointer
-
-
-def made_by(store: Store, stage: str) -> Artifact:
-    """What a stage of the pipeline in this folder made."""
-    return store.get(_pointer(stage).ref)
-
-
-def _row(stage: str) -> StageRow:
-    metrics: dict[str, float] = json.loads((FOLDER / "metrics" / f"{stage}.json").read_text())
-    seconds = metrics.pop("duration_s")
-    return StageRow(stage, seconds, _pointer(stage).key, metrics)
-
-
-def _rows(path: Path) -> list[Mapping[str, object]]:
+def _gate(path: Path) -> list[Mapping[str, object]]:
     """The gate's table as it was before it became CSV."""
     if not path.exists():
         return []
@@ -122,8 +143,7 @@ def _number(text: str) -> float | None:
     return float(text) if text else None
 
 
-def _losses(stage: str) -> list[tuple[float, float]]:
-    path = FOLDER / "plots" / f"{stage}-curves.csv"
+def _losses(path: Path) -> list[tuple[float, float]]:
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:
