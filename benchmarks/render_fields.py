@@ -2,8 +2,8 @@
 
     python benchmarks/render_fields.py [--quick] [--threads 2]
 
-A solid ball in a 64^3 grid, 128^2 rays, 128 samples on each. Cases take turns, so that a busy machine is busy for
-all of them; the least wall time of a case counts. The last line is one JSON object.
+A solid ball in a 64^3 grid, 128^2 rays, 128 samples on each. Cases take turns, so that a busy machine is
+busy for all of them; the least wall time of a case counts. The last line is one JSON object.
 """
 
 import argparse
@@ -84,7 +84,9 @@ def measure(cases: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="2 rounds in place of 8")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--resolution", type=int, default=64)
@@ -104,7 +106,9 @@ def main() -> None:
     for title, times in (("forward", ahead), ("forward and backward", both)):
         print(f"{title}: ms, million rays/s, million samples/s")
         for name, ms in times.items():
-            print(f"  {name:28s} {ms:9.2f} {count / ms / 1e3:8.3f} {count * arguments.samples / ms / 1e3:8.1f}")
+            print(
+                f"  {name:28s} {ms:9.2f} {count / ms / 1e3:8.3f} {count * arguments.samples / ms / 1e3:8.1f}"
+            )
     torch_ms = min(ahead[f"torch chunk {n}"] for n in CHUNKS)
     ratios = {
         "forward_dense": torch_ms / ahead["numba dense"],
