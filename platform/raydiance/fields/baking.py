@@ -42,8 +42,10 @@ def bake_texture(field: VoxelField, mesh: trimesh.Trimesh, *, size: int = 1024) 
     )
     nearest = ndimage.distance_transform_edt(~covered, return_distances=False, return_indices=True)
     texture = Image.fromarray(image[..., :3][tuple(nearest)])
-    material = trimesh.visual.material.SimpleMaterial(image=texture)
+    material = trimesh.visual.material.SimpleMaterial(image=texture)  # type: ignore[no-untyped-call]
     baked = trimesh.Trimesh(vertices[origin], faces, vertex_normals=normals[origin], process=False)
-    baked.visual = trimesh.visual.TextureVisuals(uv=np.asarray(uv, np.float64), material=material)
+    baked.visual = trimesh.visual.TextureVisuals(  # type: ignore[no-untyped-call]
+        uv=np.asarray(uv, np.float64), material=material
+    )
     baked.metadata.update(mesh.metadata)
     return baked

@@ -33,8 +33,8 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 class Frame:
     """One photograph.
 
-    camera_to_world: float64 [3, 4]. focal, center: pixels, (x, y). distortion: OpenCV's k1, k2, p1, p2, k3, or
-    for a fisheye k1, k2, k3, k4; none: a pinhole. mask: white is kept. depth: along the camera's axis, 0
+    camera_to_world: float64 [3, 4]. focal, center: pixels, (x, y). distortion: OpenCV's k1, k2, p1, p2, k3,
+    or for a fisheye k1, k2, k3, k4; none: a pinhole. mask: white is kept. depth: along the camera's axis, 0
     unknown.
     """
 
@@ -99,7 +99,7 @@ class Capture:
 
 
 def checked_pose(matrix: Any, where: str) -> Array:
-    """A camera-to-world matrix as float64 [3, 4] with an exact rotation; DataError, by name, if it has none."""
+    """A camera-to-world matrix as float64 [3, 4] with an exact rotation; DataError if it has none."""
     try:
         pose = np.asarray(matrix, np.float64)
     except (TypeError, ValueError) as error:
@@ -111,8 +111,8 @@ def checked_pose(matrix: Any, where: str) -> Array:
         raise DataError(f"{where}: the pose is singular (singular values {singular.round(6).tolist()})")
     if np.linalg.det(rotation) < 0 or abs(singular[0] - 1) > 0.01 or abs(singular[-1] - 1) > 0.01:
         raise DataError(
-            f"{where}: the pose holds no rotation (determinant {np.linalg.det(rotation):.4g}, singular values "
-            f"{singular.round(4).tolist()}): take scale and mirroring out of it"
+            f"{where}: the pose holds no rotation (determinant {np.linalg.det(rotation):.4g}, singular "
+            f"values {singular.round(4).tolist()}): take scale and mirroring out of it"
         )
     u, _, v = np.linalg.svd(rotation)
     return np.concatenate((u @ v, pose[:3, 3:]), axis=1)

@@ -108,7 +108,9 @@ def export_mesh(mesh: trimesh.Trimesh, path: str | Path, *, extras: Mapping[str,
     elif kind == ".html":
         path.write_text(export_html(mesh, title=path.stem), encoding="utf-8")
     elif kind == ".obj" and isinstance(mesh.visual, trimesh.visual.TextureVisuals):
-        text, parts = trimesh.exchange.obj.export_obj(mesh, return_texture=True, mtl_name=f"{path.stem}.mtl")
+        text, parts = trimesh.exchange.obj.export_obj(  # type: ignore[no-untyped-call]
+            mesh, return_texture=True, mtl_name=f"{path.stem}.mtl"
+        )
         path.write_text(text, encoding="utf-8")
         for name, part in parts.items():
             path.with_name(name).write_bytes(part)

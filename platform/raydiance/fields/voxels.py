@@ -35,8 +35,8 @@ class VoxelField:
         shape = tuple(self.grid.shape)
         if len(shape) != 5 or shape[-1] not in NUM_CHANNELS or min(shape[1:4]) < 2:
             raise ValueError(
-                "a field's grid needs shape [B, X, Y, Z, 4] with X, Y, Z >= 2 (or, for colours of degree 1 or "
-                f"2, 13 or 28 channels), got {shape}"
+                "a field's grid needs shape [B, X, Y, Z, 4] with X, Y, Z >= 2 (or, for colours of degree 1 "
+                f"or 2, 13 or 28 channels), got {shape}"
             )
         if not all(a < b for a, b in zip(self.lower, self.upper, strict=True)):
             raise ValueError(
