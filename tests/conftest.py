@@ -1,9 +1,23 @@
-"""What every test shares: servers that are absent are named, and counted where they must not be absent."""
+"""What every test shares: real servers on free ports of the loopback, each ended by its process id.
+
+Servers of the system that are absent are named, and counted where they must not be absent.
+"""
 
 import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
+import boto3
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -12,18 +26,220 @@ BINARIES = {
     "postgres": ("/usr/lib/postgresql/15/bin/postgres", "/usr/lib/postgresql/16/bin/postgres", "postgres"),
 }
 
+# becomes the command, and ends when the tests do, even if they are killed (Linux's PR_SET_PDEATHSIG)
+TIED = """
+import ctypes, os, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, 15)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip, by name, tests whose server is absent; fail them where RAYDIANCE_REQUIRE_SERVERS says it must be there."""
+    """Skip, by name, tests whose server is absent; RAYDIANCE_REQUIRE_SERVERS=1 says that it must be there."""
     required = os.environ.get("RAYDIANCE_REQUIRE_SERVERS") == "1"
     for item in items:
         for marker in item.iter_markers("needs"):
             name = marker.args[0]
-            if not required and not any(shutil.which(binary) for binary in BINARIES[name]):
+            if not required and find_binary(name) is None:
                 item.add_marker(pytest.mark.skip(reason=f"needs {name}, which is not installed"))
+
+
+def find_binary(name: str) -> Path | None:
+    """The first program there is of those that make up this system server."""
+    return next((Path(found) for binary in BINARIES[name] if (found := shutil.which(binary))), None)
 
 
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The root of the checkout."""
     return ROOT
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A running S3 server; a bucket is a folder below `folder`."""
+
+    endpoint: str
+    folder: Path
+    access_key: str
+    secret_key: str
+
+    def environment(self) -> dict[str, str]:
+        """The variables by which every client finds the server."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def bucket(self, name: str) -> str:
+        """Make a bucket where it is missing, and give its s3:// URL.
+
+        The server is asked to: a folder made behind its back may not be seen for minutes.
+        """
+        client = boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            region_name="us-east-1",
+        )
+        if name not in {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}:
+            client.create_bucket(Bucket=name)
+        return f"s3://{name}"
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """rclone's S3 server on a folder of its own."""
+    with serve_s3(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3_on() -> Callable[..., AbstractContextManager[S3Server]]:
+    """Starts another S3 server: `s3_on(folder, *options)`."""
+    return serve_s3
+
+
+@contextmanager
+def serve_s3(folder: Path, *options: str) -> Iterator[S3Server]:
+    """An S3 server on this folder, with its log beside it."""
+    port = free_port()
+    server = S3Server(f"http://127.0.0.1:{port}", folder, "accesskey", "secretkey12")
+    command = [
+        *(str(Path(sys.executable).with_name("rclone")), "serve", "s3", str(folder)),
+        *("--addr", f"127.0.0.1:{port}", "--auth-key", f"{server.access_key},{server.secret_key}"),
+        *("--config", os.devnull, *options),
+    ]
+    with running(command, folder.with_name(f"{folder.name}.log"), lambda: accepts(port)):
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of an MLflow server with a SQLite database and a folder for files."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    with serve_mlflow(f"sqlite:///{folder}/mlflow.db", folder) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def mlflow_on() -> Callable[..., AbstractContextManager[str]]:
+    """Starts another MLflow server: `mlflow_on(database, folder, port)`."""
+    return serve_mlflow
+
+
+@contextmanager
+def serve_mlflow(database: str, folder: Path, port: int | None = None) -> Iterator[str]:
+    """An MLflow server on this database, with its files and its log in the folder."""
+    port = port or free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = [
+        *(
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--workers",
+            "1",
+        ),
+        *("--backend-store-uri", database, "--artifacts-destination", str(folder / "artifacts")),
+    ]
+    environment = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with running(command, folder / "server.log", lambda: healthy(f"{url}/health"), environment=environment):
+        yield url
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """The URL of an empty PostgreSQL database; mark the test needs("postgres")."""
+    binary = find_binary("postgres")
+    assert binary is not None
+    folder = Path(tempfile.mkdtemp(prefix="raydiance-postgres-"))
+    as_user: list[str] = []
+    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+        shutil.chown(folder, "postgres")
+        as_user = ["runuser", "-u", "postgres", "--"]
+    data, port = str(folder / "data"), free_port()
+    initialise = [*as_user, str(binary.with_name("initdb")), "--auth=trust", "--username=mlflow", "-D", data]
+    subprocess.run(initialise, check=True, capture_output=True, cwd=folder)
+    command = [
+        *(*as_user, str(binary), "-D", data, "-p", str(port)),
+        *("-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={folder}"),
+    ]
+    try:
+        with running(command, folder.with_suffix(".log"), lambda: accepts(port)):
+            yield f"postgresql://mlflow@127.0.0.1:{port}/postgres"
+    finally:
+        shutil.rmtree(folder)
+        folder.with_suffix(".log").unlink()
+
+
+@contextmanager
+def running(
+    command: list[str],
+    log: Path,
+    ready: Callable[[], bool],
+    *,
+    timeout_s: float = 180.0,
+    environment: dict[str, str] | None = None,
+) -> Iterator[int]:
+    """Start a server, wait until it is ready, give its process id, and end its whole session afterwards."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-c", TIED, *command],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=os.environ | (environment or {}),
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + timeout_s
+        while not ready():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{' '.join(command)} did not start:\n{log.read_text()[-4000:]}")
+            time.sleep(0.1)
+        yield process.pid
+    finally:
+        end(process)
+
+
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """Ask the process and what it started to go; after ten seconds end them."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def free_port() -> int:
+    """A port that nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def accepts(port: int) -> bool:
+    """Whether something accepts connections on the port."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def healthy(url: str) -> bool:
+    """Whether the address answers 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False

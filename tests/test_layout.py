@@ -32,9 +32,7 @@ GUESTS = {
     "marshal": (),
     "shelve": (),
 }
-PACKAGES = sorted(
-    info.name for info in pkgutil.iter_modules(raydiance.__path__, "raydiance.") if info.ispkg
-)
+PACKAGES = sorted(info.name for info in pkgutil.iter_modules(raydiance.__path__, "raydiance.") if info.ispkg)
 
 
 def imported_names(path: Path) -> set[str]:
@@ -98,6 +96,10 @@ def test_jobs_are_thin() -> None:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_source_is_ascii_and_finished(path: Path) -> None:
     with tokenize.open(path) as file:
-        comments = [token.string for token in tokenize.generate_tokens(file.readline) if token.type == tokenize.COMMENT]
+        comments = [
+            token.string
+            for token in tokenize.generate_tokens(file.readline)
+            if token.type == tokenize.COMMENT
+        ]
     path.read_text(encoding="ascii")
     assert not [comment for comment in comments if "TODO" in comment or "FIXME" in comment]

@@ -1,24 +1,46 @@
 """Map and launch on a real Ray of this machine, with real worker processes."""
 
+import io
 import os
+import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from work import die_once, diverge, picky, square, who_am_i
+from cluster_work import die_once, diverge, picky, regress, square, who_am_i
 
 from raydiance.cluster import Launcher, TaskMap, session
 from raydiance.config import ClusterSpec
 from raydiance.errors import ClusterError, NonFiniteLossError, TrainingError
 from raydiance.storage import Store
-from raydiance.tracking import NullTracker, QuietProgress
+from raydiance.tracking import LineProgress, NullTracker, QuietProgress
+
+# Ray Train imports Ray Data, whose own default settings warn of themselves.
+pytestmark = [
+    pytest.mark.filterwarnings(r"ignore:.*is deprecated.*(Configure|configure):DeprecationWarning"),
+    pytest.mark.filterwarnings(r"ignore:`target_shuffle_max_block_size` is deprecated:UserWarning"),
+]
+
+
+def test_an_address_where_nothing_is_says_so_within_ten_seconds() -> None:
+    started = time.monotonic()
+    with (
+        pytest.raises(ClusterError, match=r"127.0.0.1:9 cannot be reached"),
+        session(ClusterSpec(address="127.0.0.1:9")),
+    ):
+        pass
+    assert time.monotonic() - started < 10
 
 
 @pytest.fixture(scope="module")
 def ray_here() -> Iterator[None]:
-    with session(ClusterSpec(address="local")):
-        yield
+    """One Ray for this file, whose workers find cluster_work."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
+        with session(ClusterSpec(address="local")):
+            yield
 
 
 def launcher(folder: Path, **settings: object) -> Launcher:
@@ -51,30 +73,29 @@ def test_two_workers_train_as_one_group(ray_here: None, tmp_path: Path) -> None:
     assert list((tmp_path / "ray").iterdir()) == [], "Ray's notes are gone when the run is"
 
 
+def test_two_workers_draw_the_loss_curve_of_one(ray_here: None, tmp_path: Path) -> None:
+    shown = io.StringIO()
+    alone, pair = launcher(tmp_path), launcher(tmp_path, num_workers=2)
+    pair = replace(pair, progress=LineProgress(shown))
+    assert alone(regress, 50) == pair(regress, 50) == 50
+    one, two = ([row["train/loss"] for row in each.curves.rows] for each in (alone, pair))
+    assert len(one) == len(two) == 50
+    assert one[-1] < 0.8 * one[0], "it learns"
+    assert two == pytest.approx(one, rel=1e-4)
+    assert "regress-2 50/50  loss" in shown.getvalue(), "the workers' progress is seen here"
+
+
 def test_a_workers_error_arrives_as_itself(ray_here: None, tmp_path: Path) -> None:
     with pytest.raises(NonFiniteLossError, match="step 7"):
         launcher(tmp_path, num_workers=2)(diverge, None)
 
 
 def test_a_killed_worker_is_replaced(ray_here: None, tmp_path: Path) -> None:
-    assert launcher(tmp_path, num_workers=1, max_failures=1)(die_once, str(tmp_path / "a")) == "done"
-    with pytest.raises(ClusterError, match="lost.*run the command again"):
-        launcher(tmp_path, num_workers=1, max_failures=0)(die_once, str(tmp_path / "b"))
+    assert launcher(tmp_path, num_workers=1, max_failures=1)(die_once, str(tmp_path / "marker")) == "done"
+    with pytest.raises(ClusterError, match=r"worker 0 was lost.*run the command again"):
+        launcher(tmp_path, num_workers=1, max_failures=0)(die_once, str(tmp_path / "other"))
 
 
 def test_more_workers_than_there_is_room_for_are_refused(ray_here: None, tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match=r"num_workers = 999 needs 999 CPU, but Ray has"):
         launcher(tmp_path, num_workers=999)(who_am_i, {"base": 0})
-
-
-def test_an_address_where_nothing_is_says_so_within_ten_seconds() -> None:
-    import ray
-
-    assert not ray.is_initialized()
-    started = time.monotonic()
-    with (
-        pytest.raises(ClusterError, match=r"127.0.0.1:9 cannot be reached"),
-        session(ClusterSpec(address="127.0.0.1:9")),
-    ):
-        pass
-    assert time.monotonic() - started < 10

@@ -9,8 +9,8 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from raydiance.config import compose, load_params, project_folder, validate, write_params
-from raydiance.config.explain import explain, paths
 from raydiance.config.experiment import Experiment
+from raydiance.config.explain import explain, paths
 from raydiance.errors import ConfigError
 from raydiance.spec import spec, to_plain
 
@@ -57,7 +57,6 @@ def test_an_override_sets_what_only_the_spec_knows() -> None:
         ("seed=1,2", "seed=1,2: one run takes one value; write a list as seed=[...]"),
         ("seed={", "'seed={' is no override"),
         ("hydra.run.dir=x", "settings of Hydra itself have no effect here"),
-        ("~name", "name: is not set and has no default; give name=..."),
         ("tune.teacher_nfe=10", "tune: teacher_nfe = 10 cannot judge plans of"),
     ],
 )
@@ -108,7 +107,7 @@ def test_unchanged_params_are_not_written_again(tmp_path: Path) -> None:
 def test_yaml_that_is_more_than_plain_values_is_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match="params.yaml") as caught:
+    with pytest.raises(ConfigError, match=r"params\.yaml") as caught:
         load_params(path)
     assert message in str(caught.value)
 

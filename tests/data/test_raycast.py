@@ -86,13 +86,9 @@ def test_a_texture_is_where_its_coordinates_say() -> None:
         face_texture=np.zeros(2, np.int32),
         textures=(picture,),
     )
-    cameras = orbit_cameras(
-        1, size=64, radius=3, fov_degrees=50, elevation_degrees=89
-    )  # at +X: -X is up, +Y right
+    # the camera stands at +X, so that -X is up in the image and +Y to the right
+    cameras = orbit_cameras(1, size=64, radius=3, fov_degrees=50, elevation_degrees=89)
     image = render_mesh(mesh, pinholes(cameras)).rgba[0, ..., :3].astype(int)
-    upper_left_of_picture = image[
-        40, 22
-    ]  # x < 0 is up... the camera stands at +X, so -X is up and +Y is right
     colours = {(x, y): image[32 + 10 * x, 32 + 10 * y] for x in (-1, 1) for y in (-1, 1)}
     assert colours[-1, 1][0] > 100 and colours[-1, 1][2] < 20  # x < 0, y > 0: red
     assert colours[1, -1][2] > 100 and colours[1, -1][0] < 20  # x > 0, y < 0: blue

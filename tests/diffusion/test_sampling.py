@@ -59,6 +59,29 @@ def test_batch_of_unlike_plans_gives_each_item_what_it_gets_alone(late: int) -> 
         assert (results[key] - expected).norm() <= 1e-6 * expected.norm(), plan.name
 
 
+def test_a_batch_goes_on_after_being_saved() -> None:
+    def finish(batch: PlanBatch) -> dict[object, Tensor]:
+        results = dict[object, Tensor]()
+        while batch.items:
+            query = batch.query()
+            batch, done = batch.advance(query, shrink(query.x, query.sigma))
+            results |= done
+        return results
+
+    batch = PlanBatch.empty((4, 3))
+    for key, plan in enumerate(unlike_plans()):
+        batch = batch.admit(str(key), plan, start_of(plan, key), torch.Generator().manual_seed(1000 + key))
+    for _ in range(5):
+        query = batch.query()
+        batch, _ = batch.advance(query, shrink(query.x, query.sigma))
+    again = PlanBatch.load(*batch.save())
+    whole, resumed = finish(batch), finish(again)
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    with pytest.raises(ConfigError, match="version 1"):
+        PlanBatch.load('{"format": "raydiance.plan_batch", "version": 2}', {})
+
+
 def test_one_seed_is_one_sample_whatever_the_batch() -> None:
     plan = plans.ddpm(LINEAR, grids.leading(LINEAR, 10))
     generators = [torch.Generator().manual_seed(1000 + seed) for seed in range(3)]
@@ -115,6 +138,29 @@ def test_sampling_is_differentiable_and_leaves_its_input_alone() -> None:
     sample(shrink, plan, x).sum().backward()
     assert x.grad is not None and bool(x.grad.isfinite().all())
     assert torch.equal(x.detach(), before)
+
+
+def test_the_dtype_of_the_point_is_kept_whatever_the_network_returns() -> None:
+    plan = unlike_plans()[2]
+    x = plan.start(torch.ones(2, 3, dtype=torch.bfloat16))
+    assert sample(lambda x, s: shrink(x, s).float(), plan, x).dtype == torch.bfloat16
+    double = sample(lambda x, s: shrink(x, s).float(), plan, x.double())
+    assert double.dtype == torch.float64
+
+
+def test_the_whole_loop_compiles_without_a_graph_break() -> None:
+    weight = torch.full((3,), 0.9)
+
+    def predict_noise(x: Tensor, sigma: Tensor) -> Tensor:
+        return shrink(x, sigma) * weight
+
+    for plan in unlike_plans()[2:3]:
+        torch._dynamo.reset()
+        x = start_of(plan, 0)[None]
+        compiled = torch.compile(
+            lambda x, plan=plan: sample(predict_noise, plan, x), fullgraph=True, backend="eager"
+        )
+        torch.testing.assert_close(compiled(x), sample(predict_noise, plan, x))
 
 
 def test_batch_refuses_what_does_not_fit() -> None:

@@ -4,8 +4,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tests.fields.conftest import ball
 
-from conftest import ball
 from raydiance.errors import DataError
 from raydiance.fields import VoxelField, extract_mesh
 

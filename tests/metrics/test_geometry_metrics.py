@@ -36,13 +36,6 @@ def test_chamfer_is_blind_to_the_order_of_points_and_to_a_common_motion() -> Non
     torch.testing.assert_close(moved, distances, rtol=1e-3, atol=1e-4)
 
 
-def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, y = clouds(5, 5), clouds(4, 6)
-    whole = chamfer_distances(x, y)
-    monkeypatch.setattr("raydiance.metrics.geometry.CHUNK_ENTRIES", 1)
-    torch.testing.assert_close(chamfer_distances(x, y), whole)
-
-
 def test_copies_of_the_reference_cover_it_at_no_distance() -> None:
     reference = clouds(6, 7)
     scores = set_scores(reference.flip(0), reference)

@@ -97,6 +97,21 @@ with Store.open(sys.argv[1]).create("views", "chairs") as draft:
     assert store.latest("views") is None
     made = make(store)
     assert store.list() == [made.ref]
+    assert store.garbage() == []
+    garbage = store.garbage(older_than_s=0)
+    assert [found.size for found in garbage] == [4]
+    store.collect(garbage)
+    assert store.garbage(older_than_s=0) == []
+    store.get(made.ref).verify()
+
+
+def test_what_a_deletion_that_was_killed_left_is_garbage(store: Store) -> None:
+    made, kept = make(store), make(store)
+    (Path(made.uri) / "manifest.json").unlink()
+    assert [found.where for found in store.garbage(older_than_s=0)] == [made.uri]
+    store.collect(store.garbage(older_than_s=0))
+    assert not Path(made.uri).exists()
+    assert store.list() == [kept.ref]
 
 
 @pytest.mark.parametrize(

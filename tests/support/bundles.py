@@ -3,9 +3,9 @@ one.
 """
 
 import torch
-from raydiance.data.latents import RobustStatistics
 from torch import nn
 
+from raydiance.data.latents import RobustStatistics
 from raydiance.diffusion import grids, plans, schedules
 from raydiance.generation import BundleSpec, LatentModel, write_bundle
 from raydiance.models import AutodecoderSpec, FieldDecoder, UNet, UNetSpec
@@ -14,12 +14,12 @@ from raydiance.storage import Artifact, Store
 DECODER = AutodecoderSpec(
     code_dim=8,
     latent_channels=4,
+    base_resolution=4,
     latent_resolution=4,
     field_resolution=16,
     widths=(16, 8, 8),
     depths=(1, 1, 1),
     attention_resolutions=(),
-    initial_density=10.0,
 )
 DENOISER = UNetSpec(
     in_channels=4, out_channels=4, channels=8, multipliers=(1, 2), num_heads=2, embedding_dim=16
@@ -57,10 +57,12 @@ def tiny_model(*, num_classes: int = 0, seed: int = 0) -> LatentModel:
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         decoder, denoiser = FieldDecoder(DECODER), UNet(unet)
+    randomised(decoder, generator)
+    decoder.out.weight.data.mul_(8.0)  # dense here and empty there, not a haze
     return LatentModel(
         spec=spec,
-        decoder=_randomised(decoder, generator),
-        denoiser=_randomised(denoiser, generator),
+        decoder=decoder,
+        denoiser=randomised(denoiser, generator),
         statistics=RobustStatistics(torch.zeros(4), torch.full((4,), 2.0)),
         plans=table,
         device=torch.device("cpu"),
@@ -74,7 +76,7 @@ def tiny_bundle(store: Store, *, num_classes: int = 0, seed: int = 0) -> Artifac
     )
 
 
-def _randomised(module: nn.Module, generator: torch.Generator) -> nn.Module:
+def randomised(module: nn.Module, generator: torch.Generator) -> nn.Module:
     """All weights at random, also those that start as zero, so that the output depends on the whole input."""
     for parameter in module.parameters():
         fan_in = max(1, parameter[0].numel()) if parameter.ndim > 1 else 1

@@ -2,16 +2,15 @@
 
 from collections.abc import Mapping
 
-import yaml
-
 from raydiance.cluster.pointers import resolve_input
-from raydiance.cluster.record import tracking_url
 from raydiance.cluster.session import address_of
 from raydiance.config import Experiment
+from raydiance.config.files import dump_yaml
 from raydiance.config.stages import STAGES
 from raydiance.errors import RaydianceError
 from raydiance.spec import digest, to_plain
 from raydiance.storage import Artifact, Store
+from raydiance.tracking.address import reach
 
 __all__ = ["plan", "print_plan", "run_name"]
 
@@ -35,7 +34,7 @@ def print_plan(experiment: Experiment, stage: str, store: Store, given: Mapping[
         stage: to_plain(getattr(experiment, stage)),
         "cluster": to_plain(experiment.cluster),
     }
-    print(yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=110))
+    print(dump_yaml(settings))
     for name, value in plan(experiment, stage, store, given):
         print(f"{name:<12}{value}")
 
@@ -77,4 +76,4 @@ def _workers(experiment: Experiment) -> str:
 def _tracking(experiment: Experiment) -> str:
     if experiment.tracking.kind == "none":
         return "none"
-    return f"MLflow at {tracking_url(experiment) or 'outputs/mlflow.db'}"
+    return f"MLflow at {reach(experiment.tracking.url)}"

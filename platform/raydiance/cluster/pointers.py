@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from raydiance.errors import ArtifactError, ConfigError
-from raydiance.spec import spec, to_plain
+from raydiance.spec import from_plain, spec, to_plain
 from raydiance.storage import Artifact, ArtifactRef, Store, write_json
 
 __all__ = [
@@ -48,10 +48,10 @@ def read_pointer(stage: str, folder: Path = FOLDER) -> Pointer | None:
     """The pointer that a stage left, None if it left none. Raises ArtifactError if it cannot be read."""
     path = folder / f"{stage}.json"
     try:
-        return Pointer(**json.loads(path.read_bytes()))
+        return from_plain(Pointer, json.loads(path.read_bytes()))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise ArtifactError(f"{path}: is no pointer ({error}); run `raydiance run {stage}` again") from error
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
+from raydiance.cluster.curves import Curves
 from raydiance.cluster.plan import print_plan, run_name
 from raydiance.cluster.pointers import Pointer, read_pointer, resolve_input, write_record, write_results
 from raydiance.cluster.record import connect_to, open_record
@@ -19,11 +20,10 @@ from raydiance.cluster.train import Launcher
 from raydiance.config import Experiment, compose, load_params
 from raydiance.config.stages import STAGES
 from raydiance.errors import ConfigError, RaydianceError
-from raydiance.spec import to_plain
 from raydiance.storage import Artifact, Store
-from raydiance.tracking import Outcome, Progress, Run, Tracker, open_progress, serial_map
+from raydiance.tracking import Outcome, Run, Tracker, open_progress, serial_map
 
-__all__ = ["Command", "Job", "execute", "main"]
+__all__ = ["Command", "Job", "execute", "main", "parent_of", "parse", "read_settings"]
 
 Job: TypeAlias = Callable[[Experiment, Run], Outcome]
 
@@ -48,7 +48,7 @@ def main(stage: str, job: Job, *, ray: bool = False) -> NoReturn:
     Exit status: 0 done, 1 failed (one line says why), 2 not understood, 130 or 143 interrupted.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    command = _parse(stage, sys.argv[1:])
+    command = parse(stage, sys.argv[1:])
     try:
         execute(command, job, ray=ray)
     except RaydianceError as error:
@@ -64,7 +64,7 @@ def main(stage: str, job: Job, *, ray: bool = False) -> NoReturn:
 
 def execute(command: Command, job: Job, *, ray: bool = False) -> Pointer | None:
     """Carry out a command: the pointer that was left, or None after a dry run."""
-    experiment = load_params(command.params) if command.params else compose(command.overrides)
+    experiment = read_settings(command)
     store = Store.open(experiment.store.url)
     given = command.inputs or {}
     if command.dry_run:
@@ -74,21 +74,19 @@ def execute(command: Command, job: Job, *, ray: bool = False) -> Pointer | None:
     name = run_name(experiment, command.stage, inputs)
     if command.fresh:
         delete_checkpoints(store, name)
-    parent = command.parent or _parent_of(command.stage)
+    parent = command.parent or parent_of(command.stage)
     started = time.monotonic()
     with (
         open_record(experiment, command.stage, name, parent) as tracker,
         _connected(experiment, ray),
     ):
         _announce(command.stage, name)
-        run = open_run(experiment, name, store, tracker, open_progress(), inputs)
-        tracker.log_params(
-            {"seed": experiment.seed, command.stage: to_plain(getattr(experiment, command.stage))}
-        )
+        curves = Curves()
+        run = open_run(experiment, name, store, tracker, curves, inputs)
         outcome = job(experiment, run)
         duration_s = time.monotonic() - started
         metrics = {**outcome.metrics, "duration_s": duration_s}
-        tracker.log_metrics(metrics)
+        tracker.log_metrics({"duration_s": duration_s})
         ref = outcome.artifact.ref
         tracker.set_tags({"artifact": ref.key, "artifact_sha256": ref.sha256})
         pointer = Pointer(
@@ -100,7 +98,8 @@ def execute(command: Command, job: Job, *, ray: bool = False) -> Pointer | None:
             run_id=tracker.run_id,
             parent_run_id=tracker.parent_id,
         )
-    files = write_results(pointer, metrics, outcome.tables)
+    tables = dict(outcome.tables) | ({"curves": curves.rows} if curves.rows else {})
+    files = write_results(pointer, metrics, tables)
     if command.record:
         write_record(store, command.record, files)
     delete_checkpoints(store, name)
@@ -108,16 +107,21 @@ def execute(command: Command, job: Job, *, ray: bool = False) -> Pointer | None:
     return pointer
 
 
+def read_settings(command: Command) -> Experiment:
+    """The experiment that the command's params file or overrides describe."""
+    return load_params(command.params) if command.params else compose(command.overrides)
+
+
 def open_run(
     experiment: Experiment,
     name: str,
     store: Store,
     tracker: Tracker,
-    progress: Progress,
+    curves: Curves,
     inputs: Mapping[str, Artifact],
 ) -> Run:
-    """What the job is given, with map and launch as the cluster spec says."""
-    cluster = experiment.cluster
+    """What the job is given, with map and launch as the cluster spec says; `curves` fills as it trains."""
+    cluster, progress = experiment.cluster, open_progress()
     return Run(
         name=name,
         store=store,
@@ -126,7 +130,7 @@ def open_run(
         inputs=inputs,
         seed=experiment.seed,
         map=TaskMap(cluster) if cluster.num_tasks else serial_map,
-        launch=Launcher(cluster, name, store, tracker, progress, connect_to(experiment, tracker)),
+        launch=Launcher(cluster, name, store, tracker, progress, connect_to(experiment, tracker), curves),
     )
 
 
@@ -140,7 +144,7 @@ def _connected(experiment: Experiment, ray: bool) -> AbstractContextManager[None
     return session(experiment.cluster) if ray else nullcontext()
 
 
-def _parent_of(stage: str) -> str | None:
+def parent_of(stage: str) -> str | None:
     """The pipeline's run, which follows the data from pointer to pointer."""
     for name in STAGES[stage]:
         pointer = read_pointer(name)
@@ -154,7 +158,8 @@ def _announce(stage: str, name: str) -> None:
     print(f"stage {order.index(stage) + 1} of {len(order)}: {stage} ({name})", file=sys.stderr)
 
 
-def _parse(stage: str, arguments: Sequence[str]) -> Command:
+def parse(stage: str, arguments: Sequence[str]) -> Command:
+    """The command line of a job. Exits with status 2 and the usage if it cannot be understood."""
     parser = argparse.ArgumentParser(prog=f"raydiance run {stage}", allow_abbrev=False)
     parser.add_argument("overrides", nargs="*", metavar="path=value", help="settings, in Hydra's grammar")
     parser.add_argument("--params", type=Path, help="read the settings from this file instead of configs/")

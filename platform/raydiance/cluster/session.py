@@ -10,16 +10,20 @@ from urllib.parse import urlsplit
 from raydiance.config.platform import ClusterSpec
 from raydiance.errors import ClusterError
 
-__all__ = ["address_of", "probe", "session"]
+__all__ = ["address_of", "probe", "resources", "session", "settings"]
 
 OBJECT_STORE_BYTES = 512 * 2**20  # what we pass is small: artifacts go through the store, not through Ray
 PROBE_TIMEOUT_S = 5.0
+START_ATTEMPTS = 3
 
-# Read by Ray when it is imported: no note about a future default, no reports to anyone.
-_QUIET = {
+# What Ray reads from the environment: no note about a future default, no reports to anyone, workers that stay
+# in the folder we work in (addresses may be relative to it) and have as good a claim to a core as we have.
+_SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DEDUP_LOGS": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_worker_niceness": "0",
 }
 
 
@@ -41,14 +45,20 @@ def probe(address: str, default_port: int) -> None:
         ) from error
 
 
+def settings() -> None:
+    """Give Ray its settings, where the environment does not say otherwise; before it is imported."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+
+
 @contextmanager
 def session(spec: ClusterSpec, *, dashboard: bool = False) -> Iterator[None]:
     """Ray is connected while the block runs; one that is connected already is used and left as it is.
 
-    A Ray of our own has this machine's cores and listens on loopback only. Its dashboard is started only
-    where the State API is needed. Raises ClusterError within 10 s if the address does not answer.
+    A Ray of our own has this machine's cores and asks for a token, as Ray does by itself; its dashboard is
+    started only where the State API is needed. Raises ClusterError within 10 s if an address does not answer.
     """
-    os.environ.update({name: os.environ.get(name, value) for name, value in _QUIET.items()})
+    settings()
     import ray
 
     if ray.is_initialized():
@@ -62,8 +72,8 @@ def session(spec: ClusterSpec, *, dashboard: bool = False) -> Iterator[None]:
             _start_local(dashboard)
         else:
             ray.init(address=address, logging_level=logging.WARNING)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise ClusterError(f"Ray at {address}: {reason}") from error
     try:
         yield
@@ -71,14 +81,36 @@ def session(spec: ClusterSpec, *, dashboard: bool = False) -> Iterator[None]:
         ray.shutdown()
 
 
+def resources(spec: ClusterSpec) -> dict[str, float]:
+    """What the Ray of this spec has to give: CPU, GPU, memory (bytes)."""
+    with session(spec):
+        import ray
+
+        return dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
+
+
 def _start_local(dashboard: bool) -> None:
+    """Start a Ray here; Ray gives it 30 s for that, which a busy machine may need more than once."""
     import ray
 
-    ray.init(
-        address="local",
-        num_cpus=max(os.cpu_count() or 1, 2),  # a driver and one worker must fit on a single core, too
-        include_dashboard=dashboard,
-        object_store_memory=OBJECT_STORE_BYTES,
-        logging_level=logging.WARNING,
-        _node_ip_address="127.0.0.1",
-    )
+    # Ray warns that it asks for a token, on each start; that is as it should be.
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
+
+    # Nobody takes this machine away with a warning, so nobody needs to listen for one.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    for attempt in range(START_ATTEMPTS):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=max(
+                    os.cpu_count() or 1, 2
+                ),  # a driver and one worker must fit on a single core, too
+                include_dashboard=dashboard,
+                object_store_memory=OBJECT_STORE_BYTES,
+                logging_level=logging.WARNING,
+            )
+            return
+        except Exception as error:
+            if "timed out" not in str(error) or attempt == START_ATTEMPTS - 1:
+                raise
+            ray.shutdown()

@@ -1,23 +1,26 @@
 """Run.launch: a training function in this process or on n workers under Ray Train.
 
 The loop itself lives in `training/` and knows none of this. It resumes from the newest good checkpoint in
-our store, so Ray is told of checkpoints (a folder with the reference) but never asked for one: Ray would insist
-on its newest, readable or not.
+our store, so Ray is told of checkpoints (a folder with the reference) but never asked for one: Ray would
+insist on its newest, readable or not.
 """
 
+import logging
 import secrets
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from raydiance.cluster.curves import Curves, recording
+from raydiance.cluster.relay import RelayedProgress, shown
 from raydiance.cluster.session import session
 from raydiance.config.platform import ClusterSpec
 from raydiance.errors import ClusterError, RaydianceError
 from raydiance.spec import to_plain
 from raydiance.storage import ArtifactRef, Store, write_json
-from raydiance.tracking import LineProgress, NullTracker, Progress, QuietProgress, Tracker, Worker
+from raydiance.tracking import NullTracker, Progress, QuietProgress, Tracker, Worker
 
 __all__ = ["Launcher"]
 
@@ -32,6 +35,7 @@ class _Work:
     train: Callable[[Any, Worker], Any]
     payload: Any
     store: Store
+    key: str
     connect: Callable[[], Tracker]
 
 
@@ -45,6 +49,7 @@ class Launcher:
     tracker: Tracker
     progress: Progress
     connect: Callable[[], Tracker]
+    curves: Curves = field(default_factory=Curves)
 
     def __call__(self, train: Callable[[P, Worker], R], payload: P, /) -> R:
         """What `train` returns on rank 0. What it raises on any rank is raised here as itself.
@@ -54,16 +59,17 @@ class Launcher:
         if self.spec.num_workers == 0:
             return train(payload, self._own_worker())
         with session(self.spec):
-            work = _Work(train, payload, self.store, self.connect)
+            work = _Work(train, payload, self.store, self.run_name, self.connect)
             for failures in range(self.spec.max_failures + 1):
                 try:
-                    result: R = self._fit(work)
+                    with shown(self.progress, self.run_name):
+                        result: R = self._fit(work)
                     return result
                 except _WorkerLostError as lost:
                     if failures == self.spec.max_failures:
                         raise ClusterError(
-                            f"{self.run_name}: {lost}, after {failures} restarts; run the command again to go on "
-                            "from the last checkpoint, or raise cluster.max_failures"
+                            f"{self.run_name}: {lost}, after {failures} restarts; run the command again "
+                            "to go on from the last checkpoint, or raise cluster.max_failures"
                         ) from lost
                     self.tracker.set_tags({"worker_failures": str(failures + 1)})
             raise AssertionError("unreachable")
@@ -72,19 +78,22 @@ class Launcher:
         import torch
 
         device = torch.device("cuda" if self.spec.use_gpu else "cpu")
-        return Worker(0, 1, device, self.store, self.tracker, self.progress, lambda metrics, checkpoint: None)
+        tracker = recording(self.tracker, self.curves)
+        return Worker(0, 1, device, self.store, tracker, self.progress, lambda metrics, checkpoint: None)
 
     def _fit(self, work: _Work) -> Any:
         import ray
         from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig, TorchTrainer
+        from ray.train.torch import TorchConfig
+
+        from raydiance.cluster.trainer import Trainer
 
         resources = {"CPU": self.spec.cpus_per_worker} | ({"GPU": 1.0} if self.spec.use_gpu else {})
         self._refuse_impossible(ray.cluster_resources(), resources)  # type: ignore[no-untyped-call]
         folder, filesystem = _ray_folder(self.store)
         # A fresh name for each attempt: under a known one Ray would resume from what it kept itself.
         name = f"{self.run_name}-{secrets.token_hex(3)}"
-        trainer = TorchTrainer(
+        trainer = Trainer(
             _train_loop,
             train_loop_config={"work": work},
             torch_config=TorchConfig(backend="nccl" if self.spec.use_gpu else "gloo"),
@@ -97,18 +106,20 @@ class Launcher:
                 storage_filesystem=filesystem,
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
                 # Ray cannot tell a lost worker from a loss that became NaN; _cause can: we retry.
-                failure_config=FailureConfig(max_failures=0),
-                logging_config=LoggingConfig(  # type: ignore[call-arg]
-                    log_level="ERROR"
+                failure_config=FailureConfig(  # type: ignore[call-arg]
+                    max_failures=0, controller_failure_limit=0
                 ),
+                logging_config=LoggingConfig(log_level="CRITICAL"),
             ),
         )
         try:
-            return trainer.fit().return_value  # type: ignore[attr-defined]
+            result, curves = trainer.fit().return_value  # type: ignore[attr-defined]
+            self.curves.extend(curves)
+            return result
         except ray.train.WorkerGroupError as error:
             raise _cause(error.worker_failures) from None
         except ray.train.ControllerError as error:
-            raise ClusterError(f"{self.run_name}: Ray Train: {error.controller_failure}") from error
+            raise _cause({0: error.controller_failure}) from error
         finally:
             _remove(folder, filesystem, name)
 
@@ -127,25 +138,26 @@ class _WorkerLostError(Exception):
 
 
 def _train_loop(config: Mapping[str, Any]) -> Any:
-    """What runs on each worker, inside Ray Train."""
+    """What runs on each worker, inside Ray Train: its result, and the curves it logged."""
     import ray.train
     import ray.train.torch
 
+    logging.getLogger().setLevel(logging.WARNING)  # Ray Train tells of each report, on each worker
     work: _Work = config["work"]
     context = ray.train.get_context()
     rank = context.get_world_rank()
-    tracker = work.connect() if rank == 0 else NullTracker()
+    tracker, curves = work.connect() if rank == 0 else NullTracker(), Curves()
     worker = Worker(
         rank=rank,
         world_size=context.get_world_size(),
         device=ray.train.torch.get_device(),
         store=work.store,
-        tracker=tracker,
-        progress=LineProgress() if rank == 0 else QuietProgress(),
+        tracker=recording(tracker, curves),
+        progress=RelayedProgress(work.key) if rank == 0 else QuietProgress(),
         report=_Report(rank),
     )
     with tracker:
-        return work.train(work.payload, worker)
+        return work.train(work.payload, worker), curves
 
 
 @dataclass(frozen=True)
@@ -168,14 +180,16 @@ class _Report:
 def _cause(failures: Mapping[int, Exception]) -> Exception:
     """The error that says most: ours, else a lost worker (the others then fail for want of it), else any."""
     import ray
+    from ray.train.v2._internal.exceptions import RayTrainError
 
     errors = [failures[rank] for rank in sorted(failures)]
     for error in errors:
         if isinstance(error, RaydianceError):
             return error
     for rank, error in sorted(failures.items()):
-        if isinstance(error, ray.exceptions.RayError):
-            return _WorkerLostError(f"worker {rank} was lost ({str(error).strip().splitlines()[0]})")
+        if isinstance(error, ray.exceptions.RayError | RayTrainError):
+            reason = str(error).strip().splitlines()[0].rstrip(".")
+            return _WorkerLostError(f"worker {rank} was lost: {reason}")
     return errors[0]
 
 

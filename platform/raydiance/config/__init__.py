@@ -1,6 +1,6 @@
 """What a run is made from: Hydra composes plain YAML, pydantic validates it into specs, once."""
 
-from raydiance.config.compose import compose, load_params, validate, write_params
+from raydiance.config.compose import compose, load_params, params_text, validate, write_params
 from raydiance.config.experiment import Experiment, LatentExperiment
 from raydiance.config.platform import ClusterSpec, ServeSpec, StoreSpec, TrackingSpec, TuneSpec
 from raydiance.config.project import project_folder
@@ -15,6 +15,7 @@ __all__ = [
     "TuneSpec",
     "compose",
     "load_params",
+    "params_text",
     "project_folder",
     "validate",
     "write_params",

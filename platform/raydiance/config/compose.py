@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 from collections.abc import Sequence
 from functools import cache
@@ -19,12 +20,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from raydiance.config.experiment import Experiment
 from raydiance.config.explain import explain, nearest, paths
-from raydiance.config.files import read_yaml, write_yaml
+from raydiance.config.files import dump_yaml, read_yaml
 from raydiance.config.project import project_folder
 from raydiance.errors import ConfigError
 from raydiance.spec import to_plain
 
-__all__ = ["compose", "load_params", "validate", "write_params"]
+__all__ = ["compose", "load_params", "params_text", "validate", "write_params"]
 
 
 def compose(overrides: Sequence[str] = (), *, folder: Path | None = None) -> Experiment:
@@ -69,13 +70,19 @@ def load_params(path: Path) -> Experiment:
 def write_params(path: Path, overrides: Sequence[str]) -> Experiment:
     """Compose, and write the result with every default spelled out, as DVC's parameters."""
     experiment = compose(overrides)
-    command = " ".join(["raydiance compose", *overrides])
-    write_yaml(
-        path,
-        {"overrides": list(overrides), **to_plain(experiment)},
-        header=f"Written by `{command}`.\nThe stages of dvc.yaml read this file.",
-    )
+    text = params_text(experiment, overrides)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        staged = path.with_name(f".{path.name}.{os.getpid()}")
+        staged.write_text(text, encoding="utf-8")
+        staged.replace(path)
     return experiment
+
+
+def params_text(experiment: Experiment, overrides: Sequence[str]) -> str:
+    """The experiment as params.yaml: each setting with its value, and the overrides it came from."""
+    command = " ".join(["raydiance compose", *overrides])
+    header = f"# Written by `{command}`.\n# The stages of dvc.yaml read this file.\n"
+    return header + dump_yaml({"overrides": list(overrides), **to_plain(experiment)})
 
 
 @cache

@@ -3,7 +3,13 @@
 from typing import Literal, TypeAlias
 
 from raydiance.config.platform import ClusterSpec, ServeSpec, StoreSpec, TrackingSpec, TuneSpec
+from raydiance.data.encode import EncodeSpec
+from raydiance.data.ingest import IngestSpec
+from raydiance.data.render import RenderSpec
+from raydiance.generation.evaluate import EvaluateSpec
+from raydiance.generation.publish import PublishSpec
 from raydiance.spec import spec
+from raydiance.training import AutodecoderTraining, DiffusionTraining
 
 __all__ = ["Experiment", "LatentExperiment"]
 
@@ -20,11 +26,36 @@ class LatentExperiment:
     size: str
     seed: int = 0
     source: str = "procedural:furniture"
+    ingest: IngestSpec = IngestSpec()
+    render: RenderSpec = RenderSpec()
+    train_autodecoder: AutodecoderTraining = AutodecoderTraining()
+    encode: EncodeSpec = EncodeSpec()
+    train_diffusion: DiffusionTraining = DiffusionTraining()
     tune: TuneSpec = TuneSpec()
+    evaluate: EvaluateSpec = EvaluateSpec()
+    publish: PublishSpec = PublishSpec()
     serve: ServeSpec = ServeSpec()
     cluster: ClusterSpec = ClusterSpec()
     tracking: TrackingSpec = TrackingSpec()
     store: StoreSpec = StoreSpec()
+
+    def __post_init__(self) -> None:
+        if self.ingest.source != self.source:
+            raise ValueError(
+                f"ingest.source is {self.ingest.source!r}, but source is {self.source!r}: set source, which "
+                "ingest follows"
+            )
+        latents, denoised = self.train_autodecoder.model, self.train_diffusion.model
+        if latents.latent_channels != denoised.in_channels:
+            raise ValueError(
+                f"the autodecoder has {latents.latent_channels} latent channels, but "
+                f"train_diffusion.model.in_channels is {denoised.in_channels}: make them equal"
+            )
+        if denoised.global_width and latents.latent_resolution != denoised.resolution:
+            raise ValueError(
+                f"the autodecoder has latents of {latents.latent_resolution} along each axis, but "
+                f"train_diffusion.model.resolution is {denoised.resolution}: make them equal"
+            )
 
 
 Experiment: TypeAlias = LatentExperiment

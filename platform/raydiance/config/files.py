@@ -1,6 +1,5 @@
 """YAML as people may write it: plain values only, each name once, no aliases, no tags."""
 
-import os
 import re
 from collections.abc import Hashable
 from pathlib import Path
@@ -10,7 +9,7 @@ import yaml
 
 from raydiance.errors import ConfigError
 
-__all__ = ["read_yaml", "write_yaml"]
+__all__ = ["dump_yaml", "read_yaml"]
 
 
 class _Loader(yaml.SafeLoader):
@@ -73,12 +72,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return value
 
 
-def write_yaml(path: Path, value: dict[str, Any], *, header: str = "") -> None:
-    """Write a mapping in its own order, by rename, and only if it differs."""
-    comment = "".join(f"# {line}\n" for line in header.splitlines())
-    text = comment + yaml.safe_dump(value, sort_keys=False, default_flow_style=None, width=110)
-    if path.exists() and path.read_text(encoding="utf-8") == text:
-        return
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
-    staged.write_text(text, encoding="utf-8")
-    staged.replace(path)
+def dump_yaml(value: dict[str, Any]) -> str:
+    """A mapping as YAML, in its own order, short lists and mappings on one line."""
+    text: str = yaml.safe_dump(value, sort_keys=False, default_flow_style=None, width=110)
+    return text

@@ -11,10 +11,8 @@ from annotated_types import Ge, Gt, Interval, MinLen
 from raydiance.spec import spec
 
 __all__ = [
-    "GRIDS",
-    "SOLVERS",
     "ClusterSpec",
-    "Grid",
+    "GridName",
     "ServeSpec",
     "Solver",
     "StoreSpec",
@@ -22,49 +20,79 @@ __all__ = [
     "TuneSpec",
 ]
 
-Solver = Literal["ddim", "ipndm", "deis", "dpm_solver_2m", "unipc", "heun", "edm", "fpndm"]
-Grid = Literal["karras", "logsnr"]
-SOLVERS: tuple[Solver, ...] = ("ddim", "ipndm", "deis", "dpm_solver_2m", "unipc", "heun")
-GRIDS: tuple[Grid, ...] = ("karras", "logsnr")
+Solver = Literal["ddim", "ipndm", "deis", "deis_asinh", "dpmpp", "unipc", "heun"]
+GridName = Literal["karras", "log_snr", "asinh"]
 
 
 @spec
 class TuneSpec:
     """What the search for sampling plans may try and how it judges.
 
-    A trial spends at most `max(nfe)` network calls on each of `num_samples` noises; the teacher spends `teacher_nfe`.
+    About half of the trials screen solvers and grids at `screen_nfe` network calls (None: the middle one of
+    `nfe`); the best of those are then tried at the other numbers of calls. Judged on `num_samples` noises,
+    against a teacher of `teacher_nfe` calls and against the training latents. `draft_nfe` and `standard_nfe`
+    are what plans of these names may spend.
     """
 
-    num_trials: Annotated[int, Ge(1)] = 20
-    num_samples: Annotated[int, Ge(4)] = 32
-    batch_size: Annotated[int, Ge(1)] = 16
-    nfe: Annotated[tuple[Annotated[int, Ge(1)], ...], MinLen(1)] = (4, 6, 8, 12, 16, 24)
-    solvers: Annotated[tuple[Solver, ...], MinLen(1)] = SOLVERS
-    grids: Annotated[tuple[Grid, ...], MinLen(1)] = GRIDS
+    num_trials: Annotated[int, Ge(1)] = 24
+    num_samples: Annotated[int, Ge(4)] = 24
+    batch_size: Annotated[int, Ge(1)] = 8
+    nfe: Annotated[tuple[Annotated[int, Ge(2)], ...], MinLen(1)] = (4, 6, 8, 12, 16, 24)
+    screen_nfe: Annotated[int, Ge(2)] | None = None
+    draft_nfe: Annotated[int, Ge(2)] = 6
+    standard_nfe: Annotated[int, Ge(2)] = 12
+    teacher_nfe: Annotated[int, Ge(4)] = 48
+    rank: Literal["error", "frechet"] = "error"
+    solvers: Annotated[tuple[Solver, ...], MinLen(1)] = (
+        "ddim",
+        "ipndm",
+        "deis",
+        "deis_asinh",
+        "dpmpp",
+        "unipc",
+        "heun",
+    )
+    grids: Annotated[tuple[GridName, ...], MinLen(1)] = ("karras", "log_snr", "asinh")
     rhos: Annotated[tuple[Annotated[float, Gt(0)], ...], MinLen(1)] = (3.0, 5.0, 7.0)
     etas: Annotated[tuple[Annotated[float, Interval(ge=0, le=1)], ...], MinLen(1)] = (0.0, 0.5, 1.0)
     sigma_min: Annotated[float, Gt(0)] = 0.01
-    sigma_max: Annotated[float, Gt(0)] = 80.0
-    teacher_nfe: Annotated[int, Ge(2)] = 64
+    sigma_max: Annotated[tuple[Annotated[float, Gt(0)], ...], MinLen(1)] = (80.0, 20.0)
+    components: Annotated[int, Ge(1)] = 16
     cpus_per_trial: Annotated[float, Gt(0)] = 1.0
     gpus_per_trial: Annotated[float, Ge(0)] = 0.0
 
     def __post_init__(self) -> None:
+        if self.screen_nfe is not None and self.screen_nfe not in self.nfe:
+            raise ValueError(f"screen_nfe = {self.screen_nfe} must be one of nfe = {self.nfe}")
         if self.teacher_nfe < 2 * max(self.nfe):
             raise ValueError(
                 f"teacher_nfe = {self.teacher_nfe} cannot judge plans of {max(self.nfe)} network calls: "
-                f"it must be at least twice the largest of nfe; use {2 * max(self.nfe)} or more"
+                f"use {2 * max(self.nfe)} or more"
             )
-        if self.sigma_min >= self.sigma_max:
+        if self.draft_nfe > self.standard_nfe:
+            raise ValueError(f"need draft_nfe <= standard_nfe, got {self.draft_nfe} and {self.standard_nfe}")
+        if self.rank == "frechet" and self.num_samples < 8 * self.components:
+            raise ValueError(
+                f"rank = frechet on {self.num_samples} samples would choose plans by chance: "
+                f"raise num_samples to {8 * self.components} or more, or lower components"
+            )
+        if self.sigma_min >= min(self.sigma_max):
             raise ValueError(f"need 0 < sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}")
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """The numbers of network calls to try: the one of the screening first, then the others upwards."""
+        upwards = sorted(set(self.nfe))
+        first = self.screen_nfe or upwards[len(upwards) // 2 - (len(upwards) > 1)]
+        return (first, *(nfe for nfe in upwards if nfe != first))
 
 
 @spec
 class ServeSpec:
     """How the endpoint runs: where it listens, how much it takes on, how long it waits.
 
-    `bundle` is a key in the store ("bundle/..."), NAME@ALIAS in the model registry, or "latest".
-    A replica runs at most `slots` requests in one batch and lets `queue` more wait; what comes beyond is refused.
+    `bundle` is a key in the store ("bundle/..."), NAME@ALIAS in the model registry, or "latest". A replica
+    has at most `slots` samples in progress and lets `queue` more wait; what comes beyond is refused.
     """
 
     bundle: str = "latest"
@@ -80,6 +108,7 @@ class ServeSpec:
     max_count: Annotated[int, Interval(ge=1, le=64)] = 8
     max_nfe: Annotated[int, Ge(1)] = 1000
     max_resolution: Annotated[int, Interval(ge=16, le=1024)] = 256
+    max_pixels: Annotated[int, Ge(1024)] = 4_194_304
     max_body_bytes: Annotated[int, Ge(1024)] = 65536
     request_timeout_s: Annotated[float, Gt(0)] = 120.0
     drain_timeout_s: Annotated[float, Ge(0)] = 30.0

@@ -14,7 +14,7 @@ __all__ = ["EncodeSpec", "encode"]
 
 @spec
 class EncodeSpec:
-    """How the latents are put on a common scale: "robust" is median and IQR, "moments" is mean and deviation."""
+    """How latents are put on a common scale: "robust" by median and IQR, "moments" by mean and deviation."""
 
     statistics: StatisticsMode = "robust"
     per_channel: bool = True
@@ -24,8 +24,8 @@ class EncodeSpec:
 def encode(spec: EncodeSpec, run: Run) -> Outcome:
     """Latents of all objects of inputs["train_autodecoder"]: artifact kind "latents".
 
-    latents.safetensors holds "latents" [N, C, L, L, L] as the generator gave them, "center" and "scale" [C] or [1];
-    latents.json holds the objects' ids and categories in the same order.
+    latents.safetensors holds "latents" [N, C, L, L, L] as generated, "center" and "scale" [C] or
+    [1]; latents.json holds the objects' ids and categories in the same order.
     """
     trained = run.inputs["train_autodecoder"]
     run.tracker.log_params(to_plain(spec))
@@ -35,14 +35,17 @@ def encode(spec: EncodeSpec, run: Run) -> Outcome:
     latents = generate_latents(model, spec.batch_size)
     statistics = RobustStatistics.fit(latents, spec.statistics, per_channel=spec.per_channel)
     normalised = statistics.normalise(latents)
-    with run.store.create("latents", run.name, spec=spec, seeds={"seed": run.seed}, parents=[trained.ref]) as draft:
+    with run.store.create(
+        "latents", run.name, spec=spec, seeds={"seed": run.seed}, parents=[trained.ref]
+    ) as draft:
         save_file(
             {"latents": latents, "center": statistics.center, "scale": statistics.scale},
             draft.path("latents.safetensors"),
         )
         write_json(
             draft.path("latents.json"),
-            {key: described[key] for key in ("object_ids", "categories")} | {"shape": list(latents.shape[1:])},
+            {key: described[key] for key in ("object_ids", "categories")}
+            | {"shape": list(latents.shape[1:])},
         )
     metrics = {
         "deviation": float(normalised.std()),
@@ -57,4 +60,5 @@ def encode(spec: EncodeSpec, run: Run) -> Outcome:
 def generate_latents(model: Autodecoder, batch_size: int) -> torch.Tensor:
     """G1 of every code: [N, C, L, L, L]."""
     model.eval()
-    return torch.cat([model.latent(codes) for codes in model.codes.weight.split(batch_size)])
+    latents = [model.latent(codes) for codes in torch.split(model.codes.weight, batch_size)]
+    return torch.cat(latents).contiguous()  # convolutions may have left the channels last

@@ -1,7 +1,7 @@
-"""Latents on a common scale: diffusion needs data of about unit size, and autodecoded latents have outliers.
+"""Latents on a common scale: diffusion needs data of about unit size, and autodecoded ones have outliers.
 
-"AutoDecoding Latent 3D Diffusion Models" (Ntavelis et al. 2023) takes the median and 0.7413 times the distance
-between the quartiles, which for a normal distribution are its mean and standard deviation.
+"AutoDecoding Latent 3D Diffusion Models" (Ntavelis et al. 2023) takes the median and 0.7413 times the
+distance between the quartiles, which for a normal distribution are its mean and standard deviation.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class RobustStatistics:
     def fit(
         cls, latents: Tensor, mode: StatisticsMode = "robust", *, per_channel: bool = True
     ) -> "RobustStatistics":
-        """Statistics of latents [N, C, *]: median and 0.7413 * IQR ("robust"), or mean and deviation ("moments").
+        """Statistics of latents [N, C, *]: median and 0.7413 IQR ("robust"), or mean and deviation.
 
         Raises DataError if a channel does not vary.
         """
@@ -47,8 +47,8 @@ class RobustStatistics:
         flat = (scale <= 0).nonzero().flatten().tolist()
         if flat:
             raise DataError(
-                f"latents {list(latents.shape)}: channels {flat} do not vary, so they have no scale; train the "
-                "autodecoder longer or give it fewer latent channels"
+                f"latents {list(latents.shape)}: channels {flat} do not vary, so they have no scale; train "
+                "the autodecoder longer or give it fewer latent channels"
             )
         return cls(center.float(), scale.float())
 

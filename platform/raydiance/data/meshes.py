@@ -6,19 +6,59 @@ World coordinates are right-handed with +Z up. Colours are sRGB-encoded with str
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
+from annotated_types import Gt
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
 from raydiance.errors import DataError
+from raydiance.spec import spec
 
-__all__ = ["Mesh", "check_mesh", "load_mesh", "merge", "open_edges", "pack_mesh", "save_mesh", "unpack_mesh"]
+__all__ = [
+    "COMPANION_SUFFIXES",
+    "MESH_SUFFIXES",
+    "Mesh",
+    "MeshLimits",
+    "UpAxis",
+    "check_mesh",
+    "clean",
+    "load_mesh",
+    "merge",
+    "open_edges",
+    "pack_mesh",
+    "save_mesh",
+    "unpack_mesh",
+]
 
+MESH_SUFFIXES = (".glb", ".obj", ".ply", ".stl")
+COMPANION_SUFFIXES = (".mtl", ".png", ".jpg", ".jpeg", ".webp")  # of what an OBJ may name
+
+UpAxis = Literal["auto", "y", "z"]  # "auto": y for OBJ, z for PLY and STL; GLB always has y
 Float = NDArray[np.float32]
 Int = NDArray[np.int32]
 Bytes = NDArray[np.uint8]
+
+
+@spec
+class MeshLimits:
+    """How much one file may ask for; what asks for more is refused.
+
+    file_bytes: of the file and of each file that it names. texture_pixels: of all its pictures together.
+    texture_side: pictures with a longer side are made smaller. scene_nodes: nodes, meshes and materials of a
+    scene, each. memory_bytes, cpu_s, wall_s: of the process that reads it.
+    """
+
+    file_bytes: Annotated[int, Gt(0)] = 256 << 20
+    faces: Annotated[int, Gt(0)] = 2_000_000
+    texture_pixels: Annotated[int, Gt(0)] = 32 << 20
+    texture_side: Annotated[int, Gt(0)] = 1024
+    scene_nodes: Annotated[int, Gt(0)] = 10_000
+    memory_bytes: Annotated[int, Gt(0)] = 3 << 30
+    cpu_s: Annotated[int, Gt(0)] = 20
+    wall_s: Annotated[float, Gt(0)] = 40.0
 
 
 @dataclass(frozen=True)
@@ -83,6 +123,27 @@ def merge(meshes: Sequence[Mesh]) -> Mesh:
         uv=np.concatenate(uv) if textures else np.zeros((0, 3, 2), np.float32),
         face_texture=np.concatenate(face_texture),
         textures=tuple(textures),
+    )
+
+
+def clean(mesh: Mesh) -> Mesh:
+    """The mesh without faces that have no area and without vertices that no face uses.
+
+    Raises DataError if nothing is left, or if `check_mesh` does.
+    """
+    check_mesh(mesh)
+    a, b, c = (mesh.vertices[mesh.faces[:, corner]].astype(np.float64) for corner in range(3))
+    keep = (np.cross(b - a, c - a) ** 2).sum(axis=-1) > 0
+    if not keep.any():
+        raise DataError("the mesh has no faces with an area")
+    used, faces = np.unique(mesh.faces[keep], return_inverse=True)
+    return Mesh(
+        vertices=mesh.vertices[used],
+        faces=faces.reshape(-1, 3).astype(np.int32),
+        colours=mesh.colours[used],
+        uv=mesh.uv[keep] if len(mesh.uv) else mesh.uv,
+        face_texture=mesh.face_texture[keep],
+        textures=mesh.textures,
     )
 
 

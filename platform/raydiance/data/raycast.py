@@ -171,7 +171,7 @@ def _corner_light(mesh: Mesh, normals: Float) -> Float:
     place = np.unique(key, return_inverse=True)[1][mesh.faces].reshape(-1)
     order = np.argsort(place, kind="stable")
     starts = np.flatnonzero(np.diff(place[order], prepend=-1, append=place.max() + 1))
-    smooth = _smooth_normals(order, starts, normals).reshape(-1, 3, 3)
+    smooth = _smooth_normals(order, starts, normals, np.linalg.norm(normals, axis=-1)).reshape(-1, 3, 3)
     directions = LIGHTS / np.linalg.norm(LIGHTS, axis=-1, keepdims=True)
     sides = []
     for side in (1.0, -1.0):
@@ -182,28 +182,22 @@ def _corner_light(mesh: Mesh, normals: Float) -> Float:
 
 
 @_jit
-def _smooth_normals(order: Long, starts: Long, normals: Float) -> Float:
+def _smooth_normals(order: Long, starts: Long, normals: Float, length: Float) -> Float:
     """Unit normals [3F, 3] of the corners: the sum over faces round the vertex that meet below the crease."""
     out = np.zeros((len(order), 3), np.float32)
-    length = np.sqrt((normals * normals).sum(axis=1)) + 1e-30
     for group in range(len(starts) - 1):
         first, last = starts[group], starts[group + 1]
         for i in range(first, last):
             face = order[i] // 3
-            x, y, z = normals[face]
-            for j in range(first, last):
+            a, b, c = normals[face, 0], normals[face, 1], normals[face, 2]
+            x, y, z = a, b, c
+            for j in range(first, last if last - first <= MAX_CROWD else first):
                 other = order[j] // 3
-                dot = (normals[face] * normals[other]).sum()
-                if (
-                    last - first <= MAX_CROWD
-                    and other != face
-                    and dot > CREASE * length[face] * length[other]
-                ):
-                    x += normals[other, 0]
-                    y += normals[other, 1]
-                    z += normals[other, 2]
+                p, q, r = normals[other, 0], normals[other, 1], normals[other, 2]
+                if other != face and a * p + b * q + c * r > CREASE * length[face] * length[other]:
+                    x, y, z = x + p, y + q, z + r
             norm = np.sqrt(x * x + y * y + z * z) + 1e-30
-            out[order[i]] = x / norm, y / norm, z / norm
+            out[order[i], 0], out[order[i], 1], out[order[i], 2] = x / norm, y / norm, z / norm
     return out
 
 

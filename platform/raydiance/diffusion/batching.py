@@ -9,18 +9,22 @@ A batch is a value: each operation gives the next batch and leaves the old one a
         batch, finished = batch.advance(query, predict_noise(query.x, query.sigma))     # finished: {key: x_0}
 """
 
-from collections.abc import Callable, Hashable, Sequence
+import json
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
-from raydiance.diffusion.plan import Form, Row, SamplingPlan
+from raydiance.diffusion.plan import Form, Row, SamplingPlan, from_json
 from raydiance.diffusion.randomness import draw_noise
 from raydiance.errors import ConfigError
 
 __all__ = ["Item", "PlanBatch", "Query"]
+
+FORMAT = "raydiance.plan_batch"
+FORMAT_VERSION = 1
 
 
 class Item(NamedTuple):
@@ -117,6 +121,37 @@ class PlanBatch:
             self.x.index_select(0, at),
             tuple(past.index_select(0, at) for past in self.history) if index else (),
         )
+
+    def save(self) -> tuple[str, dict[str, Tensor]]:
+        """The batch as JSON and tensors (for a safetensors file), generators included; keys must be strings."""
+        items, tensors = list[dict[str, object]](), {"x": self.x}
+        tensors |= {f"history.{j}": past for j, past in enumerate(self.history)}
+        for i, item in enumerate(self.items):
+            if not isinstance(item.key, str):
+                raise ConfigError(f"plan batch: only string keys can be saved, got {item.key!r}")
+            device = None if item.generator is None else str(item.generator.device)
+            if item.generator is not None:
+                tensors[f"generator.{i}"] = item.generator.get_state()
+            items.append({"key": item.key, "plan": item.plan.to_json(), "row": item.row, "generator": device})
+        return json.dumps({"format": FORMAT, "version": FORMAT_VERSION, "items": items}), tensors
+
+    @classmethod
+    def load(cls, text: str, tensors: Mapping[str, Tensor]) -> "PlanBatch":
+        """The batch written by `save`: it goes on as if it had never stopped."""
+        plain = json.loads(text)
+        if not isinstance(plain, dict) or (plain.get("format"), plain.get("version")) != (
+            FORMAT,
+            FORMAT_VERSION,
+        ):
+            raise ConfigError(f"plan batch file: need format {FORMAT!r}, version {FORMAT_VERSION}")
+        items = []
+        for i, entry in enumerate(plain["items"]):
+            generator = None if entry["generator"] is None else Generator(device=entry["generator"])
+            if generator is not None:
+                generator.set_state(tensors[f"generator.{i}"])
+            items.append(Item(entry["key"], from_json(entry["plan"]), entry["row"], generator))
+        depth = sum(name.startswith("history.") for name in tensors)
+        return cls(tuple(items), tensors["x"], tuple(tensors[f"history.{j}"] for j in range(depth)))
 
     def _noise(self, rows: Sequence[Row]) -> Tensor | None:
         if not any(row.draws_noise for row in rows):

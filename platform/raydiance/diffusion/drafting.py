@@ -6,9 +6,10 @@ is remembered by. Symbols add and scale; `Draft` notes the coefficients.
 
 from dataclasses import dataclass, field
 
+from raydiance.diffusion.grids import Grid
 from raydiance.diffusion.plan import Form, Row, SamplingPlan
 
-__all__ = ["Draft", "Symbol", "X", "Z"]
+__all__ = ["Draft", "Symbol", "X", "Z", "finish"]
 
 
 @dataclass(frozen=True)
@@ -73,3 +74,9 @@ class Draft:
         used = {newest - call: value for call, value in symbol.calls.items() if value != 0}
         history = tuple(used.get(age, 0.0) for age in range(max(used, default=-1) + 1))
         return Form(symbol.x, history, symbol.noise)
+
+
+def finish(draft: Draft, solver: str, grid: Grid, order: int) -> SamplingPlan:
+    """The plan of a sampler that walks down a grid, named "solver/grid-steps"."""
+    name = f"{solver}/{grid.name}-{grid.num_steps}"
+    return draft.plan(name, order=order, sigma_max=grid.sigmas[0], sigma_min=grid.sigmas[-1])

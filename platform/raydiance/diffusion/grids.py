@@ -17,6 +17,7 @@ from raydiance.errors import ConfigError
 
 __all__ = [
     "Grid",
+    "asinh",
     "explicit",
     "from_times",
     "karras",
@@ -117,6 +118,17 @@ def log_snr(schedule: Schedule, num_steps: int) -> Grid:
     """Equal steps of ln sigma from sigma_max to sigma_min, then 0 (Lu et al. 2022)."""
     high, low = math.log(schedule.sigma_max), math.log(schedule.sigma_min)
     return explicit((high + _ramp(num_steps) * (low - high)).exp().tolist(), "log_snr")
+
+
+def asinh(schedule: Schedule, num_steps: int, scale: float = 0.1) -> Grid:
+    """Equal steps of asinh(sigma / scale) from sigma_max all the way to 0: those of ln sigma far from the
+    data, of sigma near it.
+    """
+    if scale <= 0:
+        raise ConfigError(f"grid asinh: need scale > 0, got {scale}")
+    high = math.asinh(schedule.sigma_max / scale)
+    sigmas = scale * torch.sinh(high * (1 - _ramp(num_steps, num_steps)))
+    return explicit(sigmas.tolist(), "asinh" if scale == 0.1 else f"asinh{scale:g}")
 
 
 def from_times(schedule: Schedule, times: Tensor, name: str = "times") -> Grid:

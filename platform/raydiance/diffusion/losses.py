@@ -1,11 +1,27 @@
-"""How noise levels are drawn for training, as pure functions of the noise given to them."""
+"""How noise levels are drawn for training, and how their errors are weighted; pure functions of what is given
+to them.
+
+Weights are those of |D - x_0|^2 at noise level sigma, for `Preconditioning.loss(..., weight=...)`; 1 /
+sigma^2 is the signal-to-noise ratio.
+"""
 
 import torch
 from torch import Tensor
 
 from raydiance.diffusion.schedules import DiscreteSchedule, Schedule
+from raydiance.errors import ConfigError
 
-__all__ = ["discrete_sigma", "log_normal_sigma", "stratified", "uniform_time_sigma"]
+__all__ = [
+    "discrete_sigma",
+    "edm_weight",
+    "log_normal_sigma",
+    "min_snr_weight",
+    "power_weight",
+    "snr_weight",
+    "stratified",
+    "uniform_time_sigma",
+    "uniform_weight",
+]
 
 
 def log_normal_sigma(normal: Tensor, *, mean: float = -1.2, std: float = 1.2) -> Tensor:
@@ -20,16 +36,44 @@ def discrete_sigma(schedule: DiscreteSchedule, uniform: Tensor) -> Tensor:
 
 
 def uniform_time_sigma(schedule: Schedule, uniform: Tensor) -> Tensor:
-    """The noise level of a time drawn uniformly from t_min .. t_max, given uniform [B] in [0, 1); float32
-    [B].
-    """
-    return schedule.sigma(
-        schedule.t_min + (schedule.t_max - schedule.t_min) * uniform.to(torch.float64)
-    ).float()
+    """The noise level of a time drawn uniformly from t_min .. t_max, given uniform [B] in [0, 1); float32."""
+    t = schedule.t_min + (schedule.t_max - schedule.t_min) * uniform.to(torch.float64)
+    return schedule.sigma(t).float()
 
 
 def stratified(uniform: Tensor, index: Tensor, count: int) -> Tensor:
-    """Uniform numbers [B] spread evenly: number `index` of a batch of `count` falls into its own count-th of
-    [0, 1).
+    """Uniform numbers [B] spread evenly: the one of item `index` of a batch of `count` falls into its own
+    share of [0, 1).
     """
+    if count < 1:
+        raise ConfigError(f"stratified: need count >= 1, got {count}")
     return (index + uniform) / count
+
+
+def uniform_weight(sigma: Tensor) -> Tensor:
+    """1: the squared error of x_0 itself."""
+    return torch.ones_like(sigma)
+
+
+def snr_weight(sigma: Tensor) -> Tensor:
+    """1 / sigma^2: the squared error of the noise (Ho et al. 2020, Eq. 14)."""
+    return sigma.square().reciprocal()
+
+
+def min_snr_weight(sigma: Tensor, gamma: float = 5.0) -> Tensor:
+    """min(1 / sigma^2, gamma) (Hang et al. 2023)."""
+    return snr_weight(sigma).clamp(max=gamma)
+
+
+def edm_weight(sigma: Tensor, sigma_data: float = 0.5) -> Tensor:
+    """(sigma^2 + sigma_data^2) / (sigma sigma_data)^2 (Karras et al. 2022, Table 1)."""
+    return (sigma.square() + sigma_data**2) / (sigma * sigma_data).square()
+
+
+def power_weight(sigma: Tensor, power: float = 1.0) -> Tensor:
+    """(1 + sigma^2)^-power, that is alpha_bar^power: full weight near the data, none in pure noise.
+
+    For terms on x_0 that mean something only once x_0 can be seen, such as DiffRF's rendering loss; their own
+    omega_t is not published in numbers.
+    """
+    return (1 + sigma.square()) ** -power

@@ -7,12 +7,13 @@ responsibilities.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["Mixture", "gaussian_path", "single", "smooth"]
+__all__ = ["LABORATORY", "Mixture", "gaussian_path", "ring", "separated", "single", "smooth"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,3 +79,29 @@ def smooth(dim: int = 16, components: int = 10, seed: int = 0) -> Mixture:
     variances = (0.3 + 0.4 * torch.rand(components, dim, generator=g, dtype=torch.float64)).square()
     weights = torch.rand(components, generator=g, dtype=torch.float64) + 0.2
     return Mixture(weights / weights.sum(), means, variances)
+
+
+def separated(dim: int = 16, components: int = 10, seed: int = 0) -> Mixture:
+    """Components apart from each other, each axis with a standard deviation of its own in 0.05 .. 0.5."""
+    g = torch.Generator().manual_seed(seed)
+    means = 0.8 * torch.randn(components, dim, generator=g, dtype=torch.float64)
+    variances = (0.05 * 10 ** torch.rand(components, dim, generator=g, dtype=torch.float64)).square()
+    weights = torch.rand(components, generator=g, dtype=torch.float64) + 0.2
+    return Mixture(weights / weights.sum(), means, variances)
+
+
+def ring(components: int = 8, radius: float = 1.3, std: float = 0.15) -> Mixture:
+    """Components on a circle in the plane, and one in its centre."""
+    angle = torch.arange(components, dtype=torch.float64) * (2 * math.pi / components)
+    means = torch.cat(
+        [radius * torch.stack([angle.cos(), angle.sin()], 1), torch.zeros(1, 2, dtype=torch.float64)]
+    )
+    count = components + 1
+    weights = torch.full((count,), 1 / count, dtype=torch.float64)
+    return Mixture(weights, means, torch.full((count, 2), std**2, dtype=torch.float64))
+
+
+LABORATORY: dict[str, Callable[[], Mixture]] = {"smooth": smooth, "separated": separated, "ring": ring}
+"""The mixtures on which solvers are compared: judge by the mean square on smooth, by the median item on the
+others.
+"""

@@ -1,18 +1,39 @@
-"""How a network of any kind becomes a noise predictor eps(x, sigma).
+"""How a network of any kind becomes a noise predictor eps(x, sigma), and what it is trained towards.
 
-Legend: F the raw network, D its denoised output D = c_skip x + c_out F(c_in x, c_noise), eps = (x - D) /
-sigma.
+Legend: F the raw network, called with c_in x and c_noise; eps = skip x + out F; with x = x_0 + sigma noise
+the F that gives eps = noise is the target, to_x_0 x_0 + to_noise noise. D = x - sigma eps is the denoised
+output. The six scalars of a kind of network are written out with their cancellations done on paper.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
+import torch
 from torch import Tensor
 
+from raydiance.diffusion.schedules import Schedule
 from raydiance.errors import ConfigError
 
-__all__ = ["EDM", "Network", "expand"]
+__all__ = [
+    "EDM",
+    "Clean",
+    "Epsilon",
+    "Flow",
+    "Network",
+    "NoisePredictor",
+    "Preconditioning",
+    "Scalars",
+    "Velocity",
+    "expand",
+]
+
+
+NoisePredictor: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""eps = predict_noise(x [B, ...], sigma [B]): a new tensor of the shape of x at each call, since it is
+remembered.
+"""
 
 
 class Network(Protocol):
@@ -21,17 +42,69 @@ class Network(Protocol):
     def __call__(self, x: Tensor, noise: Tensor, /, *, condition: Any = None) -> Tensor: ...
 
 
+class Scalars(NamedTuple):
+    """Per-item numbers [B] of a preconditioning at its noise levels."""
+
+    c_in: Tensor
+    c_noise: Tensor
+    skip: Tensor
+    out: Tensor
+    to_x_0: Tensor
+    to_noise: Tensor
+
+
 def expand(values: Tensor, like: Tensor) -> Tensor:
     """Per-item values [B] as [B, 1, ...], to multiply a tensor [B, ...] of any dimension."""
     return values.view(-1, *(1 for _ in like.shape[1:]))
 
 
-@dataclass(frozen=True)
-class EDM:
-    """Preconditioning of Karras et al. 2022, Table 1: inputs and targets of the network have unit variance at
-    every sigma.
+class Preconditioning(ABC):
+    """A kind of network; its scalars are float32 at least, whatever the type of x."""
 
-    sigma_data: standard deviation of the data.
+    @abstractmethod
+    def scalars(self, sigma: Tensor) -> Scalars:
+        """The six scalars at noise levels sigma [B]."""
+
+    def noise_predictor(self, network: Network, condition: Any = None) -> NoisePredictor:
+        """predict_noise(x [B, ...], sigma [B]) -> eps, of the type of x."""
+
+        def predict_noise(x: Tensor, sigma: Tensor) -> Tensor:
+            s = self.scalars(sigma)
+            raw = network((expand(s.c_in, x) * x).to(x.dtype), s.c_noise, condition=condition)
+            return (expand(s.skip, x) * x + expand(s.out, x) * raw).to(x.dtype)
+
+        return predict_noise
+
+    def denoise(self, network: Network, x: Tensor, sigma: Tensor, condition: Any = None) -> Tensor:
+        """D(x; sigma), the expected clean data [B, ...]."""
+        return x - expand(sigma, x) * self.noise_predictor(network, condition)(x, sigma)
+
+    def loss(
+        self,
+        network: Network,
+        x_0: Tensor,
+        sigma: Tensor,
+        noise: Tensor,
+        condition: Any = None,
+        *,
+        weight: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """Mean squared error of each item [B]: of F against its target, or, with a weight(sigma), weight |D -
+        x_0|^2.
+        """
+        s = self.scalars(sigma)
+        x = x_0 + expand(sigma, x_0) * noise
+        raw = network((expand(s.c_in, x) * x).to(x.dtype), s.c_noise, condition=condition)
+        target = expand(s.to_x_0, x) * x_0 + expand(s.to_noise, x) * noise
+        error = (raw - target).square().flatten(1).mean(1)
+        return error if weight is None else weight(sigma) * (sigma * s.out).square() * error
+
+
+@dataclass(frozen=True)
+class EDM(Preconditioning):
+    """Inputs and targets of the network have unit variance at every sigma (Karras et al. 2022, Table 1).
+
+    sigma_data: standard deviation of the data. The plain loss is the weighted one of their Eq. 8.
     """
 
     sigma_data: float = 0.5
@@ -40,44 +113,61 @@ class EDM:
         if not self.sigma_data > 0:
             raise ConfigError(f"EDM: need sigma_data > 0, got {self.sigma_data}")
 
-    def noise_predictor(self, network: Network, condition: Any = None) -> Callable[[Tensor, Tensor], Tensor]:
-        """eps(x, sigma) = sigma / (sigma^2 + sigma_data^2) x - sigma_data / sqrt(sigma^2 + sigma_data^2) F.
+    def scalars(self, sigma: Tensor) -> Scalars:
+        data = self.sigma_data
+        c_in = (sigma.square() + data**2).rsqrt()
+        return Scalars(
+            c_in, sigma.log() / 4, sigma * c_in.square(), -data * c_in, sigma / data * c_in, -data * c_in
+        )
 
-        This is (x - D) / sigma with the cancellation done on paper. Scalars are float32 at least, the result
-        is as x.
-        """
 
-        def predict_noise(x: Tensor, sigma: Tensor) -> Tensor:
-            raw = self._raw(network, x, sigma, condition)
-            s = expand(sigma, x)
-            total = s.square() + self.sigma_data**2
-            return (s / total * x - self.sigma_data * total.rsqrt() * raw).to(x.dtype)
+@dataclass(frozen=True)
+class Epsilon(Preconditioning):
+    """F is the noise, asked at x_vp = x / sqrt(1 + sigma^2) and time t of the schedule (Ho et al. 2020)."""
 
-        return predict_noise
+    schedule: Schedule
 
-    def denoise(self, network: Network, x: Tensor, sigma: Tensor, condition: Any = None) -> Tensor:
-        """D(x; sigma), the expected clean data [B, ...] (Eq. 7)."""
-        raw = self._raw(network, x, sigma, condition)
-        s = expand(sigma, x)
-        total = s.square() + self.sigma_data**2
-        return self.sigma_data**2 / total * x + s * self.sigma_data * total.rsqrt() * raw
+    def scalars(self, sigma: Tensor) -> Scalars:
+        zero, one = torch.zeros_like(sigma), torch.ones_like(sigma)
+        return Scalars(_alpha(sigma), _time(self.schedule, sigma), zero, one, zero, one)
 
-    def loss(
-        self, network: Network, x_0: Tensor, sigma: Tensor, noise: Tensor, condition: Any = None
-    ) -> Tensor:
-        """Mean of lambda(sigma) |D(x_0 + sigma noise) - x_0|^2 over each item, [B] (Eq. 8).
 
-        With lambda = 1 / c_out^2 this is the squared error of F against its unit-variance target, and so it
-        is computed.
-        """
-        s = expand(sigma, x_0)
-        x = x_0 + s * noise
-        raw = self._raw(network, x, sigma, condition)
-        total = s.square() + self.sigma_data**2
-        # (x_0 - c_skip x) / c_out with x = x_0 + sigma noise
-        target = (s / self.sigma_data * x_0 - self.sigma_data * noise) * total.rsqrt()
-        return (raw - target).square().flatten(1).mean(1)
+@dataclass(frozen=True)
+class Clean(Preconditioning):
+    """F is x_0, asked at x_vp and time t."""
 
-    def _raw(self, network: Network, x: Tensor, sigma: Tensor, condition: Any) -> Tensor:
-        c_in = (sigma.square() + self.sigma_data**2).rsqrt()
-        return network((expand(c_in, x) * x).to(x.dtype), sigma.log() / 4, condition=condition)
+    schedule: Schedule
+
+    def scalars(self, sigma: Tensor) -> Scalars:
+        zero, one = torch.zeros_like(sigma), torch.ones_like(sigma)
+        return Scalars(_alpha(sigma), _time(self.schedule, sigma), 1 / sigma, -1 / sigma, one, zero)
+
+
+@dataclass(frozen=True)
+class Velocity(Preconditioning):
+    """F is v = alpha noise - sqrt(1 - alpha^2) x_0, asked at x_vp and time t (Salimans & Ho 2022)."""
+
+    schedule: Schedule
+
+    def scalars(self, sigma: Tensor) -> Scalars:
+        alpha = _alpha(sigma)
+        return Scalars(
+            alpha, _time(self.schedule, sigma), sigma * alpha.square(), alpha, -sigma * alpha, alpha
+        )
+
+
+@dataclass(frozen=True)
+class Flow(Preconditioning):
+    """F is noise - x_0, asked at x_t = (1 - t) x_0 + t noise and t = sigma / (1 + sigma) (Liu et al. 2023)."""
+
+    def scalars(self, sigma: Tensor) -> Scalars:
+        one, rest = torch.ones_like(sigma), 1 / (1 + sigma)  # rest = 1 - t
+        return Scalars(rest, sigma * rest, rest, rest, -one, one)
+
+
+def _alpha(sigma: Tensor) -> Tensor:
+    return (1 + sigma.square()).rsqrt()
+
+
+def _time(schedule: Schedule, sigma: Tensor) -> Tensor:
+    return schedule.time(sigma).to(sigma.dtype)

@@ -7,22 +7,18 @@ and the loop can be compiled or captured.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from raydiance.diffusion.batching import PlanBatch, Query
 from raydiance.diffusion.plan import Form, SamplingPlan
+from raydiance.diffusion.preconditioning import NoisePredictor
 from raydiance.diffusion.randomness import Randomness, draw_noise
 from raydiance.errors import ConfigError
 
 __all__ = ["NoisePredictor", "PlanBatch", "Query", "Randomness", "SamplerState", "Step", "sample"]
-
-NoisePredictor: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""eps = predict_noise(x [B, ...], sigma [B]): a new tensor of the shape of x at each call (it is remembered,
-not copied).
-"""
 
 
 class SamplerState(NamedTuple):
@@ -70,6 +66,8 @@ def sample(
         z = draw_noise(generator, x) if row.draws_noise else None
         q = _point(row.query, x, history, z)
         e = predict_noise(q, torch.full(batch, row.sigma, dtype=sigma_dtype, device=device))
+        if e.dtype != x.dtype:
+            e = e.to(x.dtype)
         history = (_kept(row.keep, q, e), *history[: memory - 1])
         if row.commit is not None:
             x = _point(row.commit, x, history, z)
@@ -79,17 +77,22 @@ def sample(
 
 
 def _point(form: Form, x: Tensor, history: tuple[Tensor, ...], z: Tensor | None) -> Tensor:
-    """a x + sum_j b_j h_j + c z; never in place, since tensors are shared with the history and the caller."""
-    if form.x != 1:
-        x = x * form.x
+    """a x + sum_j b_j h_j + c z.
+
+    Only tensors made here are written in place: those given are shared with the history and the caller.
+    """
+    point = x if form.x == 1 else x * form.x
     for b, h in zip(form.history, history):
         if b != 0:
-            x = torch.add(x, h, alpha=b)
-    return x if z is None or form.noise == 0 else torch.add(x, z, alpha=form.noise)
+            point = torch.add(point, h, alpha=b) if point is x else point.add_(h, alpha=b)
+    if z is not None and form.noise != 0:
+        point = torch.add(point, z, alpha=form.noise) if point is x else point.add_(z, alpha=form.noise)
+    return point
 
 
 def _kept(keep: tuple[float, float], q: Tensor, e: Tensor) -> Tensor:
     """u q + v e."""
-    if keep == (0.0, 1.0):
+    u, v = keep
+    if u == 0 and v == 1:
         return e
-    return torch.add(q * keep[0] if keep[0] != 1 else q, e, alpha=keep[1])
+    return torch.add(q, e, alpha=v) if u == 1 else (q * u).add_(e, alpha=v)

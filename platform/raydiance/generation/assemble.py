@@ -15,7 +15,7 @@ from raydiance.generation.bundle import BundleSpec, LatentModel
 from raydiance.models import read_decoder, read_unet
 from raydiance.storage import Artifact
 
-__all__ = ["Latents", "assemble", "needed", "read_latents"]
+__all__ = ["Latents", "assemble", "needed", "read_latents", "read_plan_points"]
 
 STAGES = ("train_autodecoder", "encode", "train_diffusion", "tune")
 PREFERRED_PLANS = ("standard", "default", "best")
@@ -103,6 +103,23 @@ def read_plans(tune: Artifact) -> dict[str, SamplingPlan]:
         name.removeprefix("plans/").removesuffix(".json"): plan_files.from_json(tune.path(name).read_text())
         for name in names
     }
+
+
+def read_plan_points(tune: Artifact) -> list[dict[str, object]]:
+    """The plans that tune tried and could compare with its teacher: {nfe, error, front}, `front` for the
+    best.
+
+    Empty if the artifact has no front.json.
+    """
+    if "front.json" not in tune.files:
+        return []
+    found = tune.read_json("front.json")
+    best = {row["plan"] for row in found["front"]}
+    return [
+        {"nfe": row["nfe"], "error": row["error"], "front": row["plan"] in best}
+        for row in found["trials"]
+        if row["error"] is not None
+    ]
 
 
 def _default(asked: str | None, plans: Mapping[str, SamplingPlan], tune: Artifact) -> str:

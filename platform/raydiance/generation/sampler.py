@@ -5,6 +5,7 @@ every device. Legend: B batch, C channels, D H W latent, V views.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from raydiance.diffusion import sampling
 from raydiance.diffusion.plans import SamplingPlan
 from raydiance.fields import Cameras, VoxelField, export_glb, extract_mesh, render_views
 from raydiance.generation.bundle import Bundle, LatentModel
+from raydiance.generation.execution import call_sizes, in_calls, noise_network
 from raydiance.storage import code_version
 
 __all__ = [
@@ -58,15 +60,19 @@ def generate_latents(
     samples done, after each batch.
     """
     plan = plan or model.plan()
+    network, sizes = noise_network(model), call_sizes(model.device)
+
+    def predict(labels: Tensor | None, x: Tensor, sigma: Tensor) -> Tensor:
+        return in_calls(network, sizes, x, sigma, labels)
+
     latents = []
     for start in range(0, len(seeds), batch_size):
         chosen = slice(start, start + batch_size)
         labels = None if condition is None else condition[chosen].to(model.device)
         generators = [noise_generator(seed) for seed in seeds[chosen]]
         noise = torch.stack([torch.randn(model.latent_shape, generator=each) for each in generators])
-        predict_noise = model.preconditioning.noise_predictor(model.denoiser, labels)
         x = plan.start(noise.to(model.device))
-        latents.append(sampling.sample(predict_noise, plan, x, generator=generators))
+        latents.append(sampling.sample(partial(predict, labels), plan, x, generator=generators))
         if callback:
             callback(start + len(generators))
     return model.statistics.denormalise(torch.cat(latents))
@@ -74,8 +80,11 @@ def generate_latents(
 
 @torch.inference_mode()
 def decode(model: LatentModel, latents: Tensor) -> VoxelField:
-    """The fields of latents [B, C, D, H, W] (on the decoder's own scale)."""
-    return VoxelField(model.decoder(latents.to(model.device)))
+    """The fields of latents [B, C, D, H, W] (on the decoder's own scale).
+
+    One at a time, so that a field's bits do not depend on its batch; the volumes fill the machine anyway.
+    """
+    return VoxelField(torch.cat([model.decoder(latent[None]) for latent in latents.to(model.device)]))
 
 
 def generate_fields(

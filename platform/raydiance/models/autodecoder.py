@@ -1,8 +1,8 @@
 """The autodecoder: a table of codes, G1 from a code to a latent volume, G2 from there to a radiance field.
 
 Legend: K code_dim, C latent_channels, L latent_resolution, R field_resolution. After "AutoDecoding Latent 3D
-Diffusion Models" (Ntavelis et al. 2023, Appendix B.1); widths, the bottleneck of C channels and the activations
-are our own choice.
+Diffusion Models" (Ntavelis et al. 2023, Appendix B.1); widths, the bottleneck of C channels and the
+activations are our own choice.
 """
 
 import math
@@ -12,17 +12,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from raydiance.models.blocks import Norm, ResidualBlock, SelfAttention, conv, normalisation, upsample
+from raydiance.models.blocks import (
+    Norm,
+    ResidualBlock,
+    SelfAttention,
+    conv,
+    normalisation,
+    upsample,
+    zero_init,
+)
 from raydiance.spec import spec
 
 __all__ = ["Autodecoder", "AutodecoderSpec", "FieldDecoder", "LatentGenerator"]
 
-BASE_RESOLUTION = 4
-
 
 @spec
 class AutodecoderSpec:
-    """The shape of the networks. `widths` and `depths` (residual blocks) go level by level, 4^3 first.
+    """The shape of the networks. `widths` and `depths` (residual blocks) go level by level, the base first.
 
     Either there is a level for the field's resolution too, or one less: then the last convolution gives eight
     voxels per cell at once (sub-pixel), which costs a fraction of convolutions at the full resolution.
@@ -30,25 +36,30 @@ class AutodecoderSpec:
 
     code_dim: int = 64
     code_std: float = 1.0  # 0: all codes start at zero and part ways by their gradients
+    base_resolution: int = 8  # of the volume that a code is first spread over
     latent_channels: int = 16
     latent_resolution: int = 8
     field_resolution: int = 32
-    widths: tuple[int, ...] = (128, 96, 48)
-    depths: tuple[int, ...] = (1, 1, 1)
-    attention_resolutions: tuple[int, ...] = (8,)
+    widths: tuple[int, ...] = (64, 32)
+    depths: tuple[int, ...] = (1, 0)
+    attention_resolutions: tuple[int, ...] = ()
     norm: Norm = "group"
+    linear_path: bool = True  # from the latent straight to its voxels, beside the levels
     density_activation: Literal["softplus", "exp"] = "softplus"
     density_scale: float = 25.0  # per unit length; the box is 2 wide
     initial_density: float = 0.5
 
     def __post_init__(self) -> None:
-        levels = math.log2(self.field_resolution / BASE_RESOLUTION)
+        levels = math.log2(self.field_resolution / self.base_resolution)
         if levels != int(levels) or levels < 1:
-            raise ValueError(f"field_resolution must be 8, 16, 32, 64, ..., got {self.field_resolution}")
-        every = tuple(BASE_RESOLUTION * 2**level for level in range(int(levels) + 1))
+            raise ValueError(
+                f"field_resolution must be base_resolution = {self.base_resolution} times 2, 4, 8, ..., "
+                f"got {self.field_resolution}"
+            )
+        every = tuple(self.base_resolution * 2**level for level in range(int(levels) + 1))
         if len(self.widths) not in (len(every) - 1, len(every)):
             raise ValueError(
-                f"widths needs one entry for each of the levels {every}, or all but the last, got {self.widths}"
+                f"widths needs one entry for each level of {every}, or all but the last, got {self.widths}"
             )
         if len(self.depths) != len(self.widths):
             raise ValueError(f"depths needs as many entries as widths, got {self.depths} and {self.widths}")
@@ -65,8 +76,8 @@ class AutodecoderSpec:
 
     @property
     def resolutions(self) -> tuple[int, ...]:
-        """4, 8, ...: the sizes of the levels."""
-        return tuple(BASE_RESOLUTION * 2**level for level in range(len(self.widths)))
+        """The sizes of the levels, such as 4, 8, 16."""
+        return tuple(self.base_resolution * 2**level for level in range(len(self.widths)))
 
     @property
     def subpixel(self) -> bool:
@@ -104,31 +115,34 @@ class LatentGenerator(nn.Module):
 
     def __init__(self, spec: AutodecoderSpec) -> None:
         super().__init__()
-        self.width = spec.widths[0]
-        self.linear = nn.Linear(spec.code_dim, self.width * BASE_RESOLUTION**3)
+        self.shape = (spec.widths[0], *(spec.base_resolution,) * 3)
+        self.linear = nn.Linear(spec.code_dim, math.prod(self.shape))
+        if spec.code_std:
+            # All objects start alike, and what tells them apart is learned signal rather than frozen noise.
+            zero_init(self.linear)
         levels: list[nn.Module] = [_level(spec, 0, spec.depths[0])]
         last = spec.resolutions.index(spec.latent_resolution)
         for level in range(1, last + 1):
-            levels += [_Up(spec.widths[level - 1], spec.widths[level]), _level(spec, level, spec.depths[level])]
+            levels += [
+                _Up(spec.widths[level - 1], spec.widths[level]),
+                _level(spec, level, spec.depths[level]),
+            ]
         self.levels = nn.Sequential(*levels)
-        self.out = nn.Sequential(
-            normalisation(3, spec.widths[last], spec.norm),
-            nn.SiLU(),
-            conv(3, spec.widths[last], spec.latent_channels, 1),
-        )
-        self.to(memory_format=torch.channels_last_3d)
+        self.out = conv(3, spec.widths[last], spec.latent_channels, 1)
+        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def forward(self, codes: Tensor) -> Tensor:
-        x = self.linear(codes).reshape(-1, self.width, *(BASE_RESOLUTION,) * 3)
+        x = self.linear(codes).reshape(-1, *self.shape)
         x = x.contiguous(memory_format=torch.channels_last_3d)
         latents: Tensor = self.out(self.levels(x))
         return latents
 
 
 class FieldDecoder(nn.Module):
-    """G2: latents [B, C, L, L, L] -> the grid of a VoxelField [B, R, R, R, 4], density (>= 0) first, then RGB.
+    """G2: latents [B, C, L, L, L] -> grids of fields [B, R, R, R, 4], density (>= 0) first, then RGB.
 
-    All that a served bundle needs of the autodecoder.
+    All a served bundle needs of the autodecoder. The linear path is a learned dictionary of patches, one for
+    each channel; it lets codes follow the views long before the levels beside it have learned to decode.
     """
 
     def __init__(self, spec: AutodecoderSpec) -> None:
@@ -138,16 +152,27 @@ class FieldDecoder(nn.Module):
         self.stem = conv(3, spec.latent_channels, spec.widths[first], 1)
         levels: list[nn.Module] = [_level(spec, first, spec.depths[first])]
         for level in range(first + 1, len(spec.resolutions)):
-            levels += [_Up(spec.widths[level - 1], spec.widths[level]), _level(spec, level, spec.depths[level])]
+            levels += [
+                _Up(spec.widths[level - 1], spec.widths[level]),
+                _level(spec, level, spec.depths[level]),
+            ]
         self.levels = nn.Sequential(*levels)
         self.norm = normalisation(3, spec.widths[-1], spec.norm)
         self.out = conv(3, spec.widths[-1], 32 if spec.subpixel else 4)
-        self.to(memory_format=torch.channels_last_3d)
+        self.doublings = round(math.log2(spec.field_resolution / spec.latent_resolution))
+        self.linear = conv(3, spec.latent_channels, 4 * 8**self.doublings, 1) if spec.linear_path else None
+        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def forward(self, latents: Tensor) -> Tensor:
         latents = latents.contiguous(memory_format=torch.channels_last_3d)
         raw = self.out(F.silu(self.norm(self.levels(self.stem(latents)))))
-        return activate(spread(raw) if self.spec.subpixel else raw, self.spec)
+        raw = spread(raw) if self.spec.subpixel else raw
+        if self.linear is not None:
+            patches = self.linear(latents)
+            for _ in range(self.doublings):
+                patches = spread(patches)
+            raw = raw + patches
+        return activate(raw, self.spec)
 
 
 def spread(x: Tensor) -> Tensor:
@@ -158,7 +183,7 @@ def spread(x: Tensor) -> Tensor:
 
 
 def activate(raw: Tensor, spec: AutodecoderSpec) -> Tensor:
-    """Raw outputs [B, 4, X, Y, Z] -> grid [B, X, Y, Z, 4]: a density that starts thin, a colour that starts grey."""
+    """Raw outputs [B, 4, X, Y, Z] -> grid [B, X, Y, Z, 4]: density starts thin, colour starts grey."""
     ratio = spec.initial_density / spec.density_scale
     if spec.density_activation == "softplus":
         density = spec.density_scale * F.softplus(raw[:, :1] + math.log(math.expm1(ratio)))

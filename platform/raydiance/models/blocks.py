@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 __all__ = [
-    "Norm",
     "NoiseEmbedding",
+    "Norm",
     "ResidualBlock",
     "SelfAttention",
     "broadcast_to_spatial",
@@ -65,7 +65,7 @@ def upsample(x: Tensor) -> Tensor:
 class NoiseEmbedding(nn.Module):
     """A learned embedding of the noise level: [B] -> [B, embedding_dim].
 
-    Sines and cosines on a fixed geometric ladder of frequencies, fit for inputs of order 1 (EDM's ln(sigma) / 4).
+    Sines and cosines on a fixed ladder of frequencies, for inputs of order 1 such as EDM's ln(sigma) / 4.
     """
 
     frequencies: Tensor

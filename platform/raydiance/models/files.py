@@ -33,11 +33,15 @@ def load_weights(module: M, path: Path, *, prefix: str = "") -> M:
 
     Raises ArtifactError if names or shapes differ.
     """
-    weights = {name[len(prefix) :]: value for name, value in load_file(path).items() if name.startswith(prefix)}
+    weights = {
+        name[len(prefix) :]: value for name, value in load_file(path).items() if name.startswith(prefix)
+    }
     try:
         module.load_state_dict(weights)
     except RuntimeError as error:
-        raise ArtifactError(f"{path}: these weights are not those of the spec beside them ({error})") from error
+        raise ArtifactError(
+            f"{path}: these weights are not those of the spec beside them ({error})"
+        ) from error
     module.eval()
     return module
 

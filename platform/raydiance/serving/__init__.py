@@ -1,1 +1,51 @@
-__all__: list[str] = []
+"""The bundle over HTTP: an engine that batches network calls, a schema, the endpoint on Ray Serve, a client.
+
+Importing this package loads neither Ray nor torch; a name does when it is used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from raydiance.serving.client import Client, ProblemError, Sample
+    from raydiance.serving.engine import Engine
+    from raydiance.serving.orders import Order
+    from raydiance.serving.sampler import Sampler
+    from raydiance.serving.schema import Format, SampleRequest
+    from raydiance.serving.server import Endpoint, find_bundle, running, serve
+
+__all__ = [
+    "Client",
+    "Endpoint",
+    "Engine",
+    "Format",
+    "Order",
+    "ProblemError",
+    "Sample",
+    "SampleRequest",
+    "Sampler",
+    "find_bundle",
+    "running",
+    "serve",
+]
+
+_HOME = {
+    "Client": "client",
+    "Endpoint": "server",
+    "Engine": "engine",
+    "Format": "schema",
+    "Order": "orders",
+    "ProblemError": "client",
+    "Sample": "client",
+    "SampleRequest": "schema",
+    "Sampler": "sampler",
+    "find_bundle": "server",
+    "running": "server",
+    "serve": "server",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

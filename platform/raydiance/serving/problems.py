@@ -1,13 +1,13 @@
 """Refusals and failures of the endpoint, each with its status, and the problem document that tells of it.
 
 ServingError
-|-- Overloaded       503: the queue is full, or the deadline cannot be met; try again after `retry_after_s`
-|-- NotReady         503: no bundle is loaded yet, or the endpoint is shutting down
-|-- TimedOut         504: the sample was not done within the time allowed
-|-- UnknownPlan      422: a plan that the bundle does not have
-|-- NotAcceptable    406: no format that the Accept header allows
-|-- Unauthorized     401: no API key, or a wrong one
-`-- TooLarge         413: a body over the limit
+|-- OverloadError       503: the queue is full, or the deadline cannot be met; retry after `retry_after_s`
+|-- NotReadyError       503: no bundle is loaded yet, or the endpoint is shutting down
+|-- TooLateError        504: the sample was not done within the time allowed
+|-- UnprocessableError  422: a plan or category that the bundle does not have, or more than is allowed
+|-- NoSurfaceError      422: the seed gives a field without a surface
+|-- NotAcceptableError  406: no format that the Accept header allows
+`-- UnauthorizedError   401: no API key, or a wrong one
 """
 
 import math
@@ -18,14 +18,14 @@ from raydiance.errors import RequestError
 
 __all__ = [
     "PROBLEM_JSON",
-    "NotAcceptable",
-    "NotReady",
-    "Overloaded",
+    "NoSurfaceError",
+    "NotAcceptableError",
+    "NotReadyError",
+    "OverloadError",
     "ServingError",
-    "TimedOut",
-    "TooLarge",
-    "Unauthorized",
-    "UnknownPlan",
+    "TooLateError",
+    "UnauthorizedError",
+    "UnprocessableError",
     "document",
 ]
 
@@ -49,45 +49,54 @@ class ServingError(RequestError):
     @property
     def headers(self) -> dict[str, str]:
         """Retry-After in whole seconds, rounded up (RFC 9110 delay-seconds)."""
-        return {} if self.retry_after_s is None else {"Retry-After": str(max(1, math.ceil(self.retry_after_s)))}
+        return (
+            {} if self.retry_after_s is None else {"Retry-After": str(max(1, math.ceil(self.retry_after_s)))}
+        )
 
 
-class Overloaded(ServingError):
+class OverloadError(ServingError):
     """The queue is full, or the deadline cannot be met."""
 
     status = 503
     title = "The endpoint is busy"
 
 
-class NotReady(ServingError):
+class NotReadyError(ServingError):
     """No bundle is loaded yet, or the endpoint is shutting down."""
 
     status = 503
     title = "The endpoint is not ready"
 
 
-class TimedOut(ServingError):
+class TooLateError(ServingError):
     """The sample was not done within the time allowed."""
 
     status = 504
     title = "The sample took too long"
 
 
-class UnknownPlan(ServingError):
-    """A plan that the bundle does not have."""
+class UnprocessableError(ServingError):
+    """A plan or category that the bundle does not have, or more than is allowed."""
 
     status = 422
-    title = "Unknown plan"
+    title = "The request cannot be served"
 
 
-class NotAcceptable(ServingError):
+class NoSurfaceError(ServingError):
+    """The seed gives a field without a surface."""
+
+    status = 422
+    title = "The sample is empty"
+
+
+class NotAcceptableError(ServingError):
     """No format that the Accept header allows."""
 
     status = 406
     title = "No acceptable format"
 
 
-class Unauthorized(ServingError):
+class UnauthorizedError(ServingError):
     """No API key, or a wrong one."""
 
     status = 401
@@ -98,15 +107,10 @@ class Unauthorized(ServingError):
         return {"WWW-Authenticate": 'Bearer realm="raydiance"'}
 
 
-class TooLarge(ServingError):
-    """A body over the limit."""
-
-    status = 413
-    title = "The request is too large"
-
-
 def document(status: int, title: str, detail: str, **extra: Any) -> dict[str, Any]:
-    """A problem document (RFC 9457). The type is a URN, one per title; "about:blank" where the status says it all."""
+    """A problem document (RFC 9457). The type is a URN, one per title; "about:blank" where the status says it
+    all.
+    """
     standard = title == HTTPStatus(status).phrase
     kind = "about:blank" if standard else "urn:raydiance:problem:" + title.lower().replace(" ", "-")
     return {"type": kind, "title": title, "status": status, "detail": detail, **extra}

@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 __all__ = [
     "FORMATS",
     "Format",
-    "LineageModel",
     "ModelInfo",
     "ModelList",
     "PlanInfo",
@@ -33,6 +32,10 @@ class Format(StrEnum):
     mp4 = "mp4"
     latent = "latent"
 
+    @property
+    def media_type(self) -> str:
+        return FORMATS[self]
+
 
 FORMATS: dict[Format, str] = {
     Format.glb: "model/gltf-binary",
@@ -47,7 +50,7 @@ FORMATS: dict[Format, str] = {
 """Media type of each format; with several seeds the meshes and turntables come as one application/zip."""
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
-PlanName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
 
 
 class Strict(BaseModel):
@@ -62,27 +65,39 @@ class SampleRequest(Strict):
     Give `seed` (and `count` for seed, seed + 1, ...) or a list of `seeds`; a `plan` by name or a `quality`.
     """
 
-    seed: Seed | None = Field(None, description="the first seed; 0 if neither seed nor seeds is given")
+    seed: Seed | None = Field(
+        default=None, description="the first seed; 0 if neither seed nor seeds is given"
+    )
     seeds: Annotated[list[Seed], Field(min_length=1, max_length=64)] | None = None
     count: Annotated[int, Field(ge=1, le=64)] = 1
-    plan: PlanName | None = Field(None, description="a name out of GET /v1/plans")
+    plan: Name | None = Field(default=None, description="a name out of GET /v1/plans")
     quality: Literal["draft", "standard", "best"] | None = None
-    format: Format | None = Field(None, description="overrides the Accept header")
-    resolution: Annotated[int, Field(ge=16, le=1024)] | None = Field(
-        None, description="grid points per axis that the mesh is drawn from; the field's own if not given"
+    category: Name | None = Field(
+        default=None, description="what to make, where the bundle was taught categories"
     )
-    size: Annotated[int, Field(ge=32, le=1024)] = Field(128, description="pixels per view of images and turntables")
-    views: Annotated[int, Field(ge=1, le=72)] = Field(8, description="views on a sheet")
-    frames: Annotated[int, Field(ge=8, le=120)] = Field(36, description="frames of a turntable")
-    priority: Annotated[int, Field(ge=-1, le=1)] = Field(0, description="1 before 0 before -1 (background)")
+    format: Format | None = Field(default=None, description="overrides the Accept header")
+    resolution: Annotated[int, Field(ge=16, le=1024)] | None = Field(
+        default=None,
+        description="grid points per axis that the mesh is drawn from; the field's own if not given",
+    )
+    size: Annotated[int, Field(ge=32, le=1024)] = Field(
+        default=128, description="pixels per view of images and turntables"
+    )
+    views: Annotated[int, Field(ge=1, le=72)] = Field(default=8, description="views on a sheet")
+    frames: Annotated[int, Field(ge=8, le=120)] = Field(default=36, description="frames of a turntable")
+    priority: Annotated[int, Field(ge=-1, le=1)] = Field(
+        default=0, description="1 before 0 before -1 (background)"
+    )
     deadline_ms: Annotated[int, Field(ge=1, le=3_600_000)] | None = Field(
-        None, description="refused at once if it cannot be met"
+        default=None, description="refused at once if it cannot be met"
     )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.seeds is not None and (self.seed is not None or self.count != 1):
             raise ValueError("give either seeds, or seed and count; not both")
+        if self.seeds is not None and len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds must differ: one seed is one sample")
         if self.plan is not None and self.quality is not None:
             raise ValueError("give either plan or quality; quality is the plan of that name")
         return self
@@ -100,15 +115,10 @@ class SampleRequest(Strict):
         """The plan asked for, by its name or as a quality; None for the bundle's default."""
         return self.plan or self.quality
 
-
-class LineageModel(Strict):
-    """Where a sample comes from: enough to make it again."""
-
-    bundle: str
-    bundle_sha256: str
-    plan: str
-    seeds: list[int]
-    code_version: str
+    def pixels(self, form: Format) -> int:
+        """How many pixels the answer takes to draw."""
+        per_seed = {Format.png: self.views, Format.webp: self.frames, Format.mp4: self.frames}.get(form, 0)
+        return len(self.all_seeds) * per_seed * self.size**2
 
 
 class ModelInfo(Strict):
@@ -122,6 +132,7 @@ class ModelInfo(Strict):
     latent_shape: list[int]
     plans: list[str]
     default_plan: str
+    categories: list[str]
 
 
 class ModelList(Strict):
@@ -137,7 +148,9 @@ class PlanInfo(Strict):
     order: int
     stochastic: bool
     default: bool
-    estimate_ms: float | None = Field(None, description="network time alone on this replica, unloaded")
+    estimate_ms: float | None = Field(
+        default=None, description="network time alone on this replica, unloaded"
+    )
 
 
 class PlanList(Strict):
@@ -158,7 +171,9 @@ class Problem(BaseModel):
 
 
 def negotiate(accept: str | None) -> Format | None:
-    """The format that an Accept header asks for most (RFC 9110, 12.5.1); glb for none, None if nothing matches."""
+    """The format that an Accept header asks for most (RFC 9110, 12.5.1); glb for none, None if nothing
+    matches.
+    """
     if not accept or not accept.strip():
         return Format.glb
     wishes = [_media_range(part) for part in accept.split(",") if part.strip()]

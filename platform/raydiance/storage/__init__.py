@@ -8,6 +8,7 @@ store.get(artifact.ref).read_json("objects.json")
 """
 
 from raydiance.storage.artifact import Artifact, Draft
+from raydiance.storage.garbage import Garbage
 from raydiance.storage.manifest import ArtifactRef, FileEntry, Manifest, file_sha256, write_json
 from raydiance.storage.store import Store
 from raydiance.storage.version import code_version
@@ -17,6 +18,7 @@ __all__ = [
     "ArtifactRef",
     "Draft",
     "FileEntry",
+    "Garbage",
     "Manifest",
     "Store",
     "code_version",

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from raydiance.errors import ArtifactError, StoreError
+from raydiance.storage.garbage import Garbage, old_folders
 from raydiance.storage.manifest import MANIFEST_NAME, FileEntry, file_sha256
 
 __all__ = ["LocalBackend", "verify_file"]
@@ -91,6 +92,21 @@ class LocalBackend:
         (folder / MANIFEST_NAME).unlink(missing_ok=True)
         _flush(folder)
         shutil.rmtree(folder)
+
+    def garbage(self, older_than_s: float) -> Iterator[Garbage]:
+        """What was left by writers and deletions that were killed, untouched for so long."""
+        yield from old_folders((self.root / STAGING).glob("*"), older_than_s)
+        for parent, folders, files in os.walk(self.root):
+            is_artifact = MANIFEST_NAME in files
+            if files and not is_artifact and Path(parent) != self.root:
+                yield from old_folders(iter([Path(parent)]), older_than_s)
+            if files:
+                folders.clear()
+            folders[:] = [name for name in folders if name != STAGING]
+
+    def collect(self, garbage: Garbage) -> None:
+        """Remove one piece of it."""
+        shutil.rmtree(garbage.where)
 
 
 def verify_file(path: Path, entry: FileEntry, name: str) -> None:

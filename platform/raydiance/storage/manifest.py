@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from raydiance.errors import ArtifactError, StoreError
-from raydiance.spec import canonical_json, spec, to_plain
+from raydiance.spec import canonical_json, from_plain, spec, to_plain
 
 __all__ = [
     "FORMAT_VERSION",
@@ -79,13 +79,7 @@ class Manifest:
                     f"{key}: manifest of format {version!r}, this Raydiance reads format {FORMAT_VERSION}; "
                     "use the Raydiance that wrote it"
                 )
-            manifest = cls(
-                **plain
-                | {
-                    "files": tuple(FileEntry(**entry) for entry in plain["files"]),
-                    "parents": tuple(ArtifactRef(**parent) for parent in plain["parents"]),
-                }
-            )
+            manifest = from_plain(cls, plain, MANIFEST_NAME)
             for entry in manifest.files:
                 check_file_name(entry.name)
         except (AttributeError, KeyError, TypeError, ValueError, StoreError) as error:

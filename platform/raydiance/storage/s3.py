@@ -7,13 +7,20 @@ AWS_REGION, AWS_PROFILE. Files that were read or written are kept, verified, und
 
 import base64
 import hashlib
+import logging
 import os
+import re
 import secrets
+import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
 
+from aiobotocore.session import AioSession  # type: ignore[import-untyped]
 from aiohttp import ClientPayloadError
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
 from fsspec.asyn import sync
@@ -21,13 +28,17 @@ from s3fs import S3FileSystem
 
 from raydiance.errors import ArtifactError, StoreError
 from raydiance.storage.artifact import TRANSFERS
+from raydiance.storage.garbage import Garbage, old_folders
 from raydiance.storage.local import verify_file
 from raydiance.storage.manifest import MANIFEST_NAME, FileEntry
 
 __all__ = ["S3Backend", "cache_root"]
 
 PART_BYTES = 16 * 2**20
-PROBE_S = 8.0
+PROBE_S = 7.0
+WRITE_PROBE_S = 20.0
+PROBE = ".probe"
+logger = logging.getLogger("raydiance.storage")
 
 
 def cache_root() -> Path:
@@ -42,38 +53,50 @@ class S3Backend:
         self.url = url
         self.root = url.removeprefix("s3://")
         self.bucket, _, self.prefix = self.root.partition("/")
-        if not self.bucket:
-            raise StoreError(f"store {url!r}: give s3://bucket/prefix")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]+", self.bucket):
+            raise StoreError(
+                f"store {url!r}: give s3://bucket/prefix; {self.bucket!r} cannot be a bucket's name"
+            )
+        self._is_reached = False
+        self._is_conditional: bool | None = None
+        self._session = AioSession()  # shared, because it takes ten times as long to make as a client
         with self._errors("opened"):
-            self.files = S3FileSystem(
-                skip_instance_cache=True,
-                use_listings_cache=False,
-                config_kwargs={
-                    "connect_timeout": 5,
-                    "retries": {"mode": "standard", "total_max_attempts": 3},
-                },
+            self.files = self._client(tries=2, connect_timeout=5)
+            self.files.retries = (
+                3  # times those two, so that a server that hangs is given up in a minute or two
             )
 
     def check(self) -> None:
         """Ask once for one name below the prefix. Raises StoreError within 10 s if that is refused."""
+        if self._is_reached:
+            return
         with self._errors("reached"):
-            probe = S3FileSystem(
-                skip_instance_cache=True,
-                config_kwargs={"connect_timeout": 5, "read_timeout": 5, "retries": {"total_max_attempts": 1}},
-            )
-            probe.retries = 1
-            sync(
-                probe.loop,
-                probe._call_s3,
-                "list_objects_v2",
-                Bucket=self.bucket,
-                Prefix=self.prefix,
-                MaxKeys=1,
-                timeout=PROBE_S,
-            )
+            self._ask("list_objects_v2", timeout_s=PROBE_S, Bucket=self.bucket, Prefix=self.prefix, MaxKeys=1)
+        self._is_reached = True
+
+    def prove(self) -> bool:
+        """Whether the server refuses a second create-only PUT, as AWS and Ceph do and rclone does not.
+
+        Where it does not, two writers of one key would not be told apart; the random part of a key makes that
+        unlikely. Raises StoreError within a minute if writing is refused.
+        """
+        key = f"{self.prefix}/{PROBE}".lstrip("/")
+        put = partial(
+            self._ask, "put_object", timeout_s=WRITE_PROBE_S, Bucket=self.bucket, Key=key, Body=b"raydiance"
+        )
+        with self._errors("written"):
+            put()
+            try:
+                put(IfNoneMatch="*")
+            except FileExistsError:
+                return True
+        return False
 
     def stage(self, token: str) -> Path:
-        """A new, empty folder beside the cache."""
+        """A new, empty folder beside the cache. Raises StoreError before any work if writing is refused."""
+        if self._is_conditional is None:
+            self._is_conditional = self.prove()
+            logger.info("%s: create-only PUT is %s", self.url, "kept" if self._is_conditional else "ignored")
         folder = cache_root() / "staging" / token
         with _local_errors():
             folder.mkdir(parents=True)
@@ -155,6 +178,52 @@ class S3Backend:
             if left:
                 self.files.rm(left)
 
+    def garbage(self, older_than_s: float) -> Iterator[Garbage]:
+        """Objects below no manifest, uploads cut off, and folders staged on this machine, older than that."""
+        yield from old_folders((cache_root() / "staging").glob("*"), older_than_s)
+        latest = time.time() - older_than_s
+        with self._errors("listed"):
+            objects = self.files.find(self.root, detail=True)
+            uploads: dict[str, Any] = {}
+            with suppress(FileNotFoundError):  # rclone's answer where there are none
+                uploads = self.files.call_s3("list_multipart_uploads", Bucket=self.bucket, Prefix=self.prefix)
+        artifacts = {name.rpartition("/")[0] for name in objects if name.endswith(f"/{MANIFEST_NAME}")}
+        for name, facts in objects.items():
+            if facts["type"] != "file":
+                continue  # an empty prefix is listed as a folder
+            modified = facts["LastModified"].timestamp()
+            owned = any(str(parent) in artifacts for parent in PurePosixPath(name).parents)
+            if not owned and name != f"{self.root}/{PROBE}" and modified <= latest:
+                yield Garbage(name, facts["size"], modified)
+        for upload in uploads.get("Uploads", []):
+            if (modified := upload["Initiated"].timestamp()) <= latest:
+                yield Garbage(upload["Key"], 0, modified, upload["UploadId"])
+
+    def collect(self, garbage: Garbage) -> None:
+        """Remove one piece of it."""
+        with self._errors(f"cleaned of {garbage.where}"):
+            if garbage.upload_id:
+                upload = {"Bucket": self.bucket, "Key": garbage.where, "UploadId": garbage.upload_id}
+                self.files.call_s3("abort_multipart_upload", **upload)
+            elif garbage.where.startswith("/"):
+                shutil.rmtree(garbage.where)
+            else:
+                self.files.rm_file(garbage.where)
+
+    def _client(self, *, tries: int, **config: object) -> S3FileSystem:
+        return S3FileSystem(
+            session=self._session,
+            skip_instance_cache=True,
+            use_listings_cache=False,
+            config_kwargs={"retries": {"mode": "standard", "total_max_attempts": tries}, **config},
+        )
+
+    def _ask(self, method: str, *, timeout_s: float, **arguments: object) -> None:
+        """One request, tried once, given up in time."""
+        client = self._client(tries=1, connect_timeout=timeout_s, read_timeout=timeout_s)
+        client.retries = 1
+        sync(client.loop, client._call_s3, method, timeout=timeout_s, **arguments)
+
     def _upload(self, path: Path, target: str, entry: FileEntry) -> None:
         # the server refuses a body that does not match; the parts of larger files carry checksums anyway
         whole = {"ContentMD5": _md5(path)} if entry.size < 2 * PART_BYTES else {}
@@ -193,6 +262,8 @@ class S3Backend:
     def _cause(self, error: BaseException) -> str:
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
         text = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, TimeoutError):
+            text = "nothing in time"
         if isinstance(error, NoCredentialsError | PartialCredentialsError):
             return f"no credentials for {endpoint}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         if isinstance(error, PermissionError):

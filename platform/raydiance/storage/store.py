@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 from raydiance.errors import ArtifactError, StoreError
 from raydiance.spec import to_plain
 from raydiance.storage.artifact import TRANSFERS, Artifact, Draft, file_entries
+from raydiance.storage.garbage import Garbage
 from raydiance.storage.local import LocalBackend
 from raydiance.storage.manifest import ArtifactRef, FileEntry, Manifest, check_key
 from raydiance.storage.version import code_version
@@ -46,6 +47,10 @@ class Backend(Protocol):
     def keys(self, prefix: str) -> Iterator[str]: ...
 
     def delete(self, key: str) -> None: ...
+
+    def garbage(self, older_than_s: float) -> Iterator[Garbage]: ...
+
+    def collect(self, garbage: Garbage) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -142,6 +147,18 @@ class Store:
         """Remove an artifact for good. Raises ArtifactError if it is not there."""
         self.get(ref)
         self.backend.delete(ref.key)
+
+    def garbage(self, older_than_s: float = 86_400.0) -> Sequence[Garbage]:
+        """What killed writers left behind, oldest first. Nothing is removed: a dry run of `collect`.
+
+        Give more time than any writer needs from its first file to its manifest.
+        """
+        return sorted(self.backend.garbage(older_than_s), key=lambda found: found.modified)
+
+    def collect(self, garbage: Sequence[Garbage]) -> None:
+        """Remove what `garbage` found."""
+        for found in garbage:
+            self.backend.collect(found)
 
     def fetch(self, ref: ArtifactRef, entry: FileEntry) -> Path:
         """One verified file of an artifact on this machine (`Artifact.path` is the usual way)."""

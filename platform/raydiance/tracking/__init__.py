@@ -11,6 +11,7 @@ from raydiance.tracking.progress import (
     Task,
     open_progress,
 )
+from raydiance.tracking.registry import MemoryRegistry, ModelVersion, Registry
 from raydiance.tracking.run import (
     InProcess,
     Launch,
@@ -30,12 +31,15 @@ __all__ = [
     "Launch",
     "LineProgress",
     "Map",
+    "MemoryRegistry",
     "MemoryTracker",
+    "ModelVersion",
     "NullTracker",
     "Outcome",
     "ProcessMap",
     "Progress",
     "QuietProgress",
+    "Registry",
     "Report",
     "RichProgress",
     "Run",

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from raydiance.errors import TrackingError
 from raydiance.storage import Artifact, ArtifactRef
+from raydiance.tracking.registry import MemoryRegistry, Registry
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,6 +62,10 @@ class Tracker(Protocol):
     def child(self, name: str, tags: Mapping[str, str] | None = None) -> "AbstractContextManager[Tracker]":
         """A run nested in this one (a trial of a search)."""
 
+    @property
+    def registry(self) -> Registry:
+        """The model registry beside this record."""
+
     def close(self, status: Status = "FINISHED") -> None:
         """Write what is buffered and end the run."""
 
@@ -108,6 +113,10 @@ class NullTracker:
     def child(self, name: str, tags: Mapping[str, str] | None = None) -> Iterator["NullTracker"]:
         yield NullTracker()
 
+    @property
+    def registry(self) -> Registry:
+        return MemoryRegistry()
+
     def close(self, status: Status = "FINISHED") -> None:
         pass
 
@@ -139,6 +148,7 @@ class MemoryTracker:
         self.inputs: list[tuple[str, ArtifactRef]] = []
         self.tags: dict[str, str] = {}
         self.children: list[MemoryTracker] = []
+        self.registry: Registry = MemoryRegistry()
 
     def describe(self, text: str) -> None:
         self.description = text

@@ -1,1 +1,43 @@
-__all__: list[str] = []
+"""The training loops: state, step, moving average, checkpoint, resume; no framework in here."""
+
+from raydiance.training.autodecoder import (
+    AutodecoderLoop,
+    AutodecoderLosses,
+    AutodecoderObjective,
+    AutodecoderTraining,
+    train_autodecoder,
+)
+from raydiance.training.checkpoint import Checkpoints, TrainState, load_checkpoint, save_checkpoint
+from raydiance.training.diffusion import (
+    DiffusionLoop,
+    DiffusionObjective,
+    DiffusionTraining,
+    LatentUNetSpec,
+    train_diffusion,
+)
+from raydiance.training.ema import Ema
+from raydiance.training.loop import Batch, LoopSpec, Objective, fit, start, train_step
+
+__all__ = [
+    "AutodecoderLoop",
+    "AutodecoderLosses",
+    "AutodecoderObjective",
+    "AutodecoderTraining",
+    "Batch",
+    "Checkpoints",
+    "DiffusionLoop",
+    "DiffusionObjective",
+    "DiffusionTraining",
+    "Ema",
+    "LatentUNetSpec",
+    "LoopSpec",
+    "Objective",
+    "TrainState",
+    "fit",
+    "load_checkpoint",
+    "save_checkpoint",
+    "start",
+    "train_autodecoder",
+    "train_diffusion",
+    "train_step",
+]

@@ -19,7 +19,7 @@ TENSORS, SCALARS = "state.safetensors", "state.json"
 
 @dataclass
 class TrainState:
-    """All that changes while a run goes on. Nothing else does: noise and data order follow from seed and step."""
+    """All that changes while a run goes on: noise and the order of data follow from seed and step."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -45,7 +45,9 @@ def save_checkpoint(store: Store, run_name: str, state: TrainState) -> ArtifactR
         tensors |= {f"ema/{name}": value for name, value in state.ema.shadow.items()}
         scalars["ema_updates"] = state.ema.num_updates
     optimizer = state.optimizer.state_dict()["state"]
-    tensors |= {f"optimizer/{i}/{key}": value for i, entry in optimizer.items() for key, value in entry.items()}
+    tensors |= {
+        f"optimizer/{i}/{key}": value for i, entry in optimizer.items() for key, value in entry.items()
+    }
     with store.create(kind_of(run_name), f"{state.step:08d}", meta=scalars) as draft:
         save_file({name: _plain(value) for name, value in tensors.items()}, draft.path(TENSORS))
         write_json(draft.path(SCALARS), scalars)

@@ -1,7 +1,8 @@
 """Training the denoiser of latents: EDM's preconditioning and loss. Karras et al. 2022, Table 1."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,21 +18,57 @@ from raydiance.models import FieldDecoder, UNet, UNetSpec, read_decoder, save_we
 from raydiance.spec import spec, to_plain
 from raydiance.storage import ArtifactRef, write_json
 from raydiance.tracking import Outcome, Run, Worker
-from raydiance.training.loop import Batch, LoopSpec, Objective, fit
+from raydiance.training.loop import Batch, Decay, LoopSpec, Objective, fit
 from raydiance.training.randomness import sample_generator, seeded
+from raydiance.training.rates import rates_by_fan_in
 
-__all__ = ["DiffusionObjective", "DiffusionTraining", "train_diffusion"]
+__all__ = [
+    "DiffusionLoop",
+    "DiffusionObjective",
+    "DiffusionTraining",
+    "LatentUNetSpec",
+    "train_diffusion",
+]
+
+REFERENCE_FAN_IN = (
+    1024  # a 3 x 3 x 3 convolution of 38 channels; the global path's first layer has 4096 and more
+)
+
+
+@spec
+class LatentUNetSpec(UNetSpec):
+    """The U-Net of latents: a small one, beside a global path."""
+
+    channels: int = 16
+    multipliers: tuple[int, ...] = (1, 2)
+    attention_levels: tuple[int, ...] = ()
+    global_width: int = 512
+
+
+@spec
+class DiffusionLoop(LoopSpec):
+    """How the denoiser is stepped."""
+
+    steps: int = 1200
+    batch_size: int = 16
+    learning_rate: float = 3e-3
+    decay: Decay = "linear"
+    ema_decay: float = 0.99
 
 
 @spec
 class DiffusionTraining:
-    """The denoiser and how it is trained. ln sigma is normal with mean `p_mean` and deviation `p_std`."""
+    """The denoiser and how it is trained. ln sigma is normal with mean `p_mean` and deviation `p_std`.
 
-    model: UNetSpec = UNetSpec()
-    loop: LoopSpec = LoopSpec(batch_size=32, ema_decay=0.995, decay="linear")
+    Karras et al. 2022 take -1.2 and 1.2 for images; latents of aligned objects have thousands of numbers but few
+    directions, so that noise must be ten times the data before it hides which object it is.
+    """
+
+    model: LatentUNetSpec = LatentUNetSpec()
+    loop: DiffusionLoop = DiffusionLoop()
     sigma_data: float = 1.0
-    p_mean: float = -1.2
-    p_std: float = 1.2
+    p_mean: float = 1.2
+    p_std: float = 1.6
     preview_samples: int = 6
     preview_steps: int = 18
     preview_size: int = 64
@@ -43,6 +80,8 @@ class DiffusionTraining:
 
 class DiffusionObjective(Objective):
     """The network against normalised latents [N, C, *] at random noise levels."""
+
+    model: UNet
 
     def __init__(
         self,
@@ -66,6 +105,9 @@ class DiffusionObjective(Objective):
         self.seed = seed
         with seeded(seed):
             self.model = UNet(training.model)
+
+    def parameter_groups(self) -> Sequence[Mapping[str, Any]]:
+        return rates_by_fan_in(self.model, REFERENCE_FAN_IN)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         rows, generators = batch.items(len(self.latents)), batch.generators()
@@ -124,7 +166,9 @@ def train_diffusion(training: DiffusionTraining, run: Run) -> Outcome:
     run.tracker.log_params(to_plain(training))
     run.tracker.log_input(latents, "training")
     payload = Payload(training, latents.ref, autodecoder.ref if autodecoder else None, run.name, run.seed)
-    artifact = run.store.get(run.launch(_train, payload))
+    ref = run.launch(_train, payload)
+    assert ref is not None, "rank 0 writes the artifact"
+    artifact = run.store.get(ref)
     metrics = artifact.read_json("metrics.json")
     run.tracker.log_metrics(metrics)
     return Outcome(artifact, metrics)
@@ -174,7 +218,8 @@ def denoising_loss(objective: DiffusionObjective, *, num_batches: int = 8, batch
     """The averaged network's loss, over fixed draws: comparable between runs on the same latents."""
     objective.model.eval()
     losses = [
-        float(objective(Batch(-1, step, range(batch_size), batch_size))["loss"]) for step in range(num_batches)
+        float(objective(Batch(-1, step, range(batch_size), batch_size))["loss"])
+        for step in range(num_batches)
     ]
     return sum(losses) / num_batches
 

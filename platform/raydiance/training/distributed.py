@@ -21,11 +21,11 @@ def num_workers() -> int:
 
 
 def share(batch_size: int, rank: int, world_size: int) -> range:
-    """The samples of the global batch that this worker takes. Raises ConfigError if it cannot be cut evenly."""
+    """The samples of the global batch that this worker takes. Raises ConfigError if they cannot be even."""
     if batch_size % world_size:
         raise ConfigError(
-            f"batch_size {batch_size} must be divisible by the number of workers {world_size}, so that each takes "
-            "as many samples: change one of them"
+            f"batch_size {batch_size} must be divisible by the number of workers {world_size}, so that each "
+            "takes as many samples: change one of them"
         )
     size = batch_size // world_size
     return range(rank * size, (rank + 1) * size)
@@ -37,7 +37,7 @@ def distribute(module: nn.Module, device: torch.device) -> nn.Module:
     if num_workers() == 1:
         return module
     if device.type == "cuda":
-        module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+        module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
     return DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
 
 

@@ -18,7 +18,9 @@ from raydiance.training.distributed import distribute, mean_over_workers, share,
 from raydiance.training.ema import Ema
 from raydiance.training.randomness import epoch_item, sample_generator
 
-__all__ = ["Batch", "LoopSpec", "Objective", "fit", "learning_rate_factor", "start", "train_step"]
+__all__ = ["Batch", "Decay", "LoopSpec", "Objective", "fit", "learning_rate_factor", "start", "train_step"]
+
+Decay = Literal["cosine", "linear", "constant"]
 
 
 @spec
@@ -29,7 +31,7 @@ class LoopSpec:
     batch_size: int = 8
     learning_rate: float = 2e-3
     warmup_steps: int = 20
-    decay: Literal["cosine", "linear", "constant"] = "cosine"
+    decay: Decay = "cosine"
     betas: tuple[float, float] = (0.9, 0.99)
     clip_norm: float = 1.0
     ema_decay: float = 0.0  # 0: no moving average
@@ -39,7 +41,14 @@ class LoopSpec:
     preview_every: int = 200
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints", "preview_every"):
+        for name in (
+            "steps",
+            "batch_size",
+            "log_every",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "preview_every",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.learning_rate <= 0 or self.clip_norm <= 0:
@@ -96,7 +105,7 @@ def start(objective: Objective, loop: LoopSpec) -> TrainState:
 def fit(objective: Objective, loop: LoopSpec, *, worker: Worker, run_name: str, seed: int) -> TrainState:
     """Train to the last step, from the newest intact checkpoint of this run name if there is one.
 
-    Raises NonFiniteLossError, naming the step and the last good checkpoint, if loss or gradient is not finite.
+    Raises NonFiniteLossError, naming step and last good checkpoint, if loss or gradient is not finite.
     """
     module = distribute(objective, worker.device)
     state = start(objective, loop)

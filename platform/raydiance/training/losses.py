@@ -11,7 +11,7 @@ __all__ = ["density_sparsity", "pyramid_l1", "structural_dissimilarity", "total_
 
 
 def pyramid_l1(image: Tensor, truth: Tensor, num_levels: int) -> Tensor:
-    """The mean L1 distance over `num_levels` scales 1, 1/2, 1/4, ..., each half the size of the one before."""
+    """The mean L1 distance over `num_levels` scales, each half the size of the one before."""
     a, b = _planes(image), _planes(truth)
     total = (a - b).abs().mean()
     for _ in range(num_levels - 1):
@@ -21,7 +21,7 @@ def pyramid_l1(image: Tensor, truth: Tensor, num_levels: int) -> Tensor:
 
 
 def structural_dissimilarity(image: Tensor, truth: Tensor, *, window: int = 5) -> Tensor:
-    """1 - SSIM, over flat windows of `window` pixels. Wang et al. 2004, Eq. 13 with C1 = 0.01^2, C2 = 0.03^2."""
+    """1 - SSIM over flat windows of `window` pixels. Wang et al. 2004, Eq. 13, C1 = 0.01^2, C2 = 0.03^2."""
     a, b = _planes(image), _planes(truth)
     mu_a, mu_b = F.avg_pool2d(a, window, 1), F.avg_pool2d(b, window, 1)
     var_a = F.avg_pool2d(a * a, window, 1) - mu_a**2

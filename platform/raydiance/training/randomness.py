@@ -1,4 +1,4 @@
-"""Random numbers that depend on (seed, step, sample) and on nothing else: not on rank, worker count or history."""
+"""Random numbers that depend on (seed, step, sample) alone: not on rank, worker count or history."""
 
 import hashlib
 import struct
@@ -18,14 +18,14 @@ def sample_generator(seed: int, *place: int) -> torch.Generator:
 
 
 def epoch_item(seed: int, count: int, position: int) -> int:
-    """The item at a position of the endless stream that visits all `count` items once per epoch, shuffled anew."""
+    """The item at a position of the endless stream that visits all items once per epoch, shuffled anew."""
     epoch, place = divmod(position, count)
     return int(_permutation(seed, count, epoch)[place])
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Inside, fresh modules draw their initial weights from this seed; outside, the global generator is untouched."""
+    """Inside, fresh modules draw their weights from this seed; the global generator stays as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

@@ -10,13 +10,14 @@ from typing import Literal
 import numpy as np
 import torch
 
-from raydiance.diffusion.drafting import Draft, Symbol, X
+from raydiance.diffusion.drafting import Draft, Symbol, X, finish
 from raydiance.diffusion.grids import Grid
 from raydiance.diffusion.plan import SamplingPlan
+from raydiance.diffusion.quadrature import Function, lagrange_integrals
 from raydiance.diffusion.schedules import Schedule
 from raydiance.errors import ConfigError
 
-__all__ = ["deis", "fpndm", "ipndm", "plms", "spndm"]
+__all__ = ["adams_bashforth", "deis", "fpndm", "ipndm", "plms", "spndm"]
 
 # Newest first; exact for polynomials on equal steps.
 ADAMS_BASHFORTH: tuple[tuple[float, ...], ...] = (
@@ -31,25 +32,25 @@ def ipndm(schedule: Schedule, grid: Grid, *, order: int = 4) -> SamplingPlan:
     """PNDM without its Runge-Kutta start: Adams-Bashforth of rising order 1 .. 4 (Zhang & Chen 2023). NFE =
     S.
     """
-    _check_steps("ipndm", order, 4)
+    _check_order("ipndm", order, 4)
     draft, past = Draft(), list[Symbol]()
     for sigma, sigma_next in grid.steps:
         past.insert(0, draft.call(sigma))
-        draft.commit(X + (sigma_next - sigma) * _adams(past, order))
-    return _finish(draft, f"ipndm{order}", grid, min(order, 2))
+        draft.commit(X + (sigma_next - sigma) * adams_bashforth(past, order))
+    return finish(draft, f"ipndm{order}", grid, min(order, 2))
 
 
 def plms(schedule: Schedule, grid: Grid, *, order: int = 4) -> SamplingPlan:
     """PNDM with an improved Euler step as its start (Liu et al. 2022, A.4). NFE = S + 1, or 1 if S = 1."""
-    _check_steps("plms", order, 4)
-    return _finish(_plms_draft(grid, order), f"plms{order}", grid, min(order, 2))
+    _check_order("plms", order, 4)
+    return finish(_plms_draft(grid, order), f"plms{order}", grid, min(order, 2))
 
 
 def spndm(schedule: Schedule, grid: Grid) -> SamplingPlan:
     """S-PNDM: improved Euler, then two-step Adams-Bashforth (Liu et al. 2022, Algorithm 3). NFE = S + 1, or 1
     if S = 1.
     """
-    return _finish(_plms_draft(grid, 2), "spndm", grid, 2)
+    return finish(_plms_draft(grid, 2), "spndm", grid, 2)
 
 
 def fpndm(schedule: Schedule, grid: Grid) -> SamplingPlan:
@@ -70,31 +71,58 @@ def fpndm(schedule: Schedule, grid: Grid) -> SamplingPlan:
             e4 = draft.call(sigma_next, X + step * e3)
             draft.commit(X + step / 6 * (e1 + 2 * e2 + 2 * e3 + e4))
         else:
-            draft.commit(X + step * _adams(past, 4))
-    return _finish(draft, "fpndm", grid, 2)
+            draft.commit(X + step * adams_bashforth(past, 4))
+    return finish(draft, "fpndm", grid, 2)
 
 
 def deis(
-    schedule: Schedule, grid: Grid, *, order: int = 3, variable: Literal["time", "sigma"] = "time"
+    schedule: Schedule,
+    grid: Grid,
+    *,
+    order: int = 3,
+    variable: Literal["time", "sigma", "angle", "asinh"] = "time",
+    scale: float = 1.0,
 ) -> SamplingPlan:
     """Exponential integrator: e is the polynomial through the last order + 1 predictions, integrated exactly.
     NFE = S.
 
-    The polynomial is in t ("tAB" of Zhang & Chen 2023, Eq. 15) or in sigma ("rhoAB", Adams-Bashforth on
-    unequal steps).
+    The polynomial is in "time" ("tAB" of Zhang & Chen 2023, Eq. 15), in "sigma" (Adams-Bashforth on unequal
+    steps), in the "angle" arctan(sigma / scale), whose sine is e itself if the data is Gaussian of that
+    standard deviation, or in "asinh" (sigma / scale), which is sigma near the data and its logarithm far
+    away.
     """
-    _check_steps("deis", order, 3)
-    if variable not in ("time", "sigma"):
-        raise ConfigError(f"deis: variable must be 'time' or 'sigma', got {variable!r}")
-    levels = torch.tensor(grid.sigmas, dtype=torch.float64)
-    nodes = (schedule.time(levels) if variable == "time" else levels).tolist()
+    _check_order("deis", order, 5)
+    functions: dict[str, Function] = {
+        "time": lambda sigma: schedule.time(torch.from_numpy(sigma)).numpy(),
+        "sigma": lambda sigma: sigma,
+        "angle": lambda sigma: np.arctan(sigma / scale),
+        "asinh": lambda sigma: np.arcsinh(sigma / scale),
+    }
+    if variable not in functions or not scale > 0:
+        raise ConfigError(
+            f"deis: need a variable of {list(functions)} and scale > 0, got {variable!r} and {scale}"
+        )
+    if scale != 1 and variable in ("time", "sigma"):
+        raise ConfigError(f"deis: scale has no effect on variable {variable!r}; leave it at 1")
+    function = functions[variable]
+    nodes = function(np.array(grid.sigmas))
     draft, past = Draft(), list[Symbol]()
     for i, (sigma, sigma_next) in enumerate(grid.steps):
         past.insert(0, draft.call(sigma))
-        count = min(i, order) + 1
-        weights = _integrals(schedule, nodes[i - count + 1 : i + 1][::-1], sigma, sigma_next, variable)
+        last = nodes[max(i - order, 0) : i + 1][::-1]
+        # in the root of sigma, since the variable may be steep at 0
+        weights = lagrange_integrals(
+            last.tolist(),
+            sigma**0.25,
+            sigma_next**0.25,
+            variable=lambda u: function(u**4),
+            weight=lambda u: 4 * u**3,
+        )
         draft.commit(sum((w * e for w, e in zip(weights, past)), X))
-    return _finish(draft, f"deis{order}" + ("" if variable == "time" else "-sigma"), grid, order + 1)
+    solver = (
+        f"deis{order}" + ("" if variable == "time" else f"-{variable}") + ("" if scale == 1 else f"{scale:g}")
+    )
+    return finish(draft, solver, grid, order + 1)
 
 
 def _plms_draft(grid: Grid, order: int) -> Draft:
@@ -106,11 +134,14 @@ def _plms_draft(grid: Grid, order: int) -> Draft:
             ahead = draft.call(sigma_next, X + step * past[0])
             draft.commit(X + step / 2 * (past[0] + ahead))
         else:
-            draft.commit(X + step * _adams(past, order))
+            draft.commit(X + step * adams_bashforth(past, order))
     return draft
 
 
-def _adams(past: Sequence[Symbol], order: int) -> Symbol:
+def adams_bashforth(past: Sequence[Symbol], order: int) -> Symbol:
+    """The mean over the next step of what the past ones, newest first, extrapolate to; of the order the past
+    allows.
+    """
     weights = ADAMS_BASHFORTH[min(len(past), order) - 1]
     return sum((w * e for w, e in zip(weights, past)), Symbol())
 
@@ -121,29 +152,6 @@ def _middle(schedule: Schedule, sigma: float, sigma_next: float) -> float:
     return float(schedule.sigma(times.mean()))
 
 
-def _integrals(
-    schedule: Schedule, nodes: Sequence[float], sigma: float, sigma_next: float, variable: str
-) -> list[float]:
-    """Integral over sigma -> sigma_next of each Lagrange polynomial through the nodes, by Gauss-Legendre
-    quadrature.
-    """
-    points, weights = np.polynomial.legendre.leggauss(64)
-    levels = torch.from_numpy((sigma + sigma_next) / 2 + (sigma_next - sigma) / 2 * points)
-    at = (schedule.time(levels) if variable == "time" else levels).numpy()
-    scaled = weights * (sigma_next - sigma) / 2
-    result = []
-    for j, node in enumerate(nodes):
-        others = [other for k, other in enumerate(nodes) if k != j]
-        basis = np.prod([(at - other) / (node - other) for other in others], axis=0)
-        result.append(float(np.sum(scaled * basis)))
-    return result
-
-
-def _check_steps(name: str, order: int, most: int) -> None:
+def _check_order(name: str, order: int, most: int) -> None:
     if not 1 <= order <= most:
         raise ConfigError(f"{name}: order must be 1 .. {most}, got {order}")
-
-
-def _finish(draft: Draft, solver: str, grid: Grid, order: int) -> SamplingPlan:
-    name = f"{solver}/{grid.name}-{grid.num_steps}"
-    return draft.plan(name, order=order, sigma_max=grid.sigmas[0], sigma_min=grid.sigmas[-1])

@@ -3,13 +3,16 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
 
 from raydiance.errors import NonFiniteLossError, TrainingError
 from raydiance.storage import write_json
 from raydiance.tracking import Worker
+from raydiance.training import Batch, LoopSpec, Objective, fit
 
 
 def square(x: int) -> int:
@@ -50,9 +53,32 @@ def diverge(payload: None, worker: Worker) -> None:
 
 def die_once(marker: str, worker: Worker) -> str:
     """The first attempt loses its last worker to a kill."""
-    if worker.rank == worker.world_size - 1 and not os.path.exists(marker):
-        open(marker, "w").close()
+    if worker.rank == worker.world_size - 1 and not Path(marker).exists():
+        Path(marker).touch()
         os.kill(os.getpid(), signal.SIGKILL)
     if worker.world_size > 1:
         dist.barrier()
     return "done"
+
+
+class Regression(Objective):
+    """A small network learns the sign pattern of its noise: fresh data at every step, as in diffusion."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.model = nn.Sequential(nn.Linear(16, 32), nn.SiLU(), nn.Linear(32, 16))
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        x = torch.stack([torch.randn(16, generator=generator) for generator in batch.generators()])
+        return {"loss": (self.model(x) - x.sign()).square().mean()}
+
+
+def regress(steps: int, worker: Worker) -> int:
+    """Train; the curve of the loss goes to the worker's tracker."""
+    loop = LoopSpec(
+        steps=steps, batch_size=8, learning_rate=0.02, warmup_steps=5, log_every=1, checkpoint_every=25
+    )
+    name = f"regress-{worker.world_size}"
+    return fit(Regression(), loop, worker=worker, run_name=name, seed=3).step

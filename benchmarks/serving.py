@@ -1,0 +1,261 @@
+"""Our engine beside Ray Serve's own batching and one request at a time: latency and goodput under the same
+arrivals.
+
+    python benchmarks/serving.py [--quick] [--seconds S]
+
+One network (the furniture denoiser of the tiny preset, random weights), one replica with one core, one
+thread; plans of 8, 16 and 50 steps at random, seeds at random, open-loop Poisson arrivals at shares of the
+load that static batches sustain, the same arrivals for each system. Latency counts from the moment a request
+was due to be sent. Goodput is what comes back within twice the time that the plan takes alone, one request at
+a time. The last line is JSON.
+"""
+
+import argparse
+import asyncio
+import json
+import logging
+import random
+import statistics
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from raydiance.cluster import session
+from raydiance.config import ClusterSpec
+from raydiance.diffusion import EDM, grids, plans, sampling, schedules
+from raydiance.generation import noise_generator
+from raydiance.models import UNet, UNetSpec
+from raydiance.serving.engine import Engine
+from raydiance.serving.orders import Order
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from ray import serve
+
+SHAPE = (16, 8, 8, 8)
+SPEC = UNetSpec(in_channels=16, out_channels=16, multipliers=(1, 2))
+STEPS = (8, 16, 50)
+SCHEDULE = schedules.edm()
+PLANS = {
+    8: plans.deis(SCHEDULE, grids.karras(SCHEDULE, 8), order=3),
+    16: plans.dpm_solver_pp(SCHEDULE, grids.log_snr(SCHEDULE, 16), order=2),
+    50: plans.ddim(SCHEDULE, grids.karras(SCHEDULE, 50)),
+}
+BATCH = 8
+QUIET = {"log_level": "ERROR", "enable_access_log": False}
+QUICK_SHARES, SHARES = (0.8,), (0.4, 0.6, 0.8, 1.0, 1.2)
+
+
+class Model:
+    """The network, warmed up."""
+
+    def __init__(self) -> None:
+        torch.set_num_threads(1)
+        torch.manual_seed(0)
+        network = UNet(SPEC).eval().requires_grad_(False)
+        for parameter in network.parameters():
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.02)
+        self.predict_noise = EDM(1.0).noise_predictor(network)
+        self.run([0] * BATCH, 8)
+
+    @torch.inference_mode()
+    def run(self, seeds: Sequence[int], steps: int) -> Tensor:
+        """One static batch on one plan."""
+        plan = PLANS[steps]
+        noise = torch.stack([torch.randn(SHAPE, generator=noise_generator(seed)) for seed in seeds])
+        return sampling.sample(self.predict_noise, plan, plan.start(noise))
+
+
+@serve.deployment(max_ongoing_requests=1000, ray_actor_options={"num_cpus": 1}, logging_config=QUIET)
+class Ours:
+    """Continuous batching at the level of a network call."""
+
+    def __init__(self) -> None:
+        model = Model()
+        self.engine = Engine(
+            lambda x, sigma, labels: model.predict_noise(x, sigma), SHAPE, slots=64, queue=1000
+        )
+        self.engine.__enter__()
+
+    async def __call__(self, seed: int, steps: int) -> float:
+        noise = torch.randn(SHAPE, generator=noise_generator(seed))
+        ticket = self.engine.submit(Order(PLANS[steps], noise, finish=lambda x_0: float(x_0.sum())))
+        value, _ = await asyncio.wrap_future(ticket.future)
+        return value
+
+    def overhead(self) -> dict[str, float]:
+        stats = self.engine.stats
+        return {
+            "overhead_share": stats.overhead,
+            "overhead_ms": 1e3 * (stats.tick_s - stats.network_s) / max(stats.ticks, 1),
+            "tick_ms": 1e3 * stats.tick_s / max(stats.ticks, 1),
+            "samples_per_tick": stats.rows / max(stats.ticks, 1),
+        }
+
+
+@serve.deployment(max_ongoing_requests=1000, ray_actor_options={"num_cpus": 1}, logging_config=QUIET)
+class Static:
+    """Ray Serve's batching: what has come in is run to its end, plan by plan, and answered together."""
+
+    def __init__(self) -> None:
+        self.model = Model()
+
+    async def __call__(self, seed: int, steps: int) -> float:
+        answer: float = await self.batched((seed, steps))
+        return answer
+
+    @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=0.01)
+    async def batched(self, requests: list[tuple[int, int]]) -> list[float]:
+        return await asyncio.to_thread(self.answer, requests)
+
+    def answer(self, requests: list[tuple[int, int]]) -> list[float]:
+        found = {}
+        for steps in STEPS:
+            seeds = [seed for seed, wanted in requests if wanted == steps]
+            if seeds:
+                found |= {
+                    (seed, steps): float(x.sum()) for seed, x in zip(seeds, self.model.run(seeds, steps))
+                }
+        return [found[request] for request in requests]
+
+
+@serve.deployment(max_ongoing_requests=1000, ray_actor_options={"num_cpus": 1}, logging_config=QUIET)
+class Single:
+    """One request at a time, in the order of their coming."""
+
+    def __init__(self) -> None:
+        self.model = Model()
+        self.turn = asyncio.Lock()
+
+    async def __call__(self, seed: int, steps: int) -> float:
+        async with self.turn:
+            return float((await asyncio.to_thread(self.model.run, [seed], steps)).sum())
+
+
+@dataclass(frozen=True)
+class Arrival:
+    due_s: float
+    seed: int
+    steps: int
+
+
+def arrivals(rate: float, seconds: float, seed: int = 0) -> list[Arrival]:
+    """Poisson arrivals at a rate per second."""
+    draw, now, found = random.Random(seed), 0.0, list[Arrival]()
+    while (now := now + draw.expovariate(rate)) < seconds:
+        found.append(Arrival(now, len(found), draw.choice(STEPS)))
+    return found
+
+
+async def offer(handle: Any, plan: Sequence[Arrival]) -> list[tuple[int, float]]:
+    """Send each request when it is due, whatever has come back by then: (steps, latency in s)."""
+    began = time.perf_counter()
+
+    async def one(arrival: Arrival) -> tuple[int, float]:
+        await asyncio.sleep(max(0.0, began + arrival.due_s - time.perf_counter()))
+        await handle.remote(arrival.seed, arrival.steps)
+        return arrival.steps, time.perf_counter() - began - arrival.due_s
+
+    return list(await asyncio.gather(*(one(arrival) for arrival in plan)))
+
+
+async def alone(handle: Any) -> dict[int, float]:
+    """Seconds of each plan when nothing else runs."""
+    found = {}
+    for steps in STEPS:
+        times = []
+        for seed in range(3):
+            began = time.perf_counter()
+            await handle.remote(seed, steps)
+            times.append(time.perf_counter() - began)
+        found[steps] = statistics.median(times)
+    return found
+
+
+async def capacity(handle: Any, seconds: float) -> float:
+    """Requests per second with always two batches of them waiting or running."""
+    draw, done, end = random.Random(1), 0, time.perf_counter() + seconds
+    began = time.perf_counter()
+
+    async def ask_again() -> None:
+        nonlocal done
+        while time.perf_counter() < end:
+            await handle.remote(draw.randrange(2**31), draw.choice(STEPS))
+            done += 1
+
+    await asyncio.gather(*(ask_again() for _ in range(2 * BATCH)))
+    return done / (time.perf_counter() - began)
+
+
+def judged(
+    latencies: Sequence[tuple[int, float]], alone_s: dict[int, float], seconds: float
+) -> dict[str, float]:
+    """p50, p99 and goodput."""
+    ordered = sorted(latency for _, latency in latencies)
+    good = sum(latency <= 2 * alone_s[steps] for steps, latency in latencies)
+    return {
+        "requests": float(len(ordered)),
+        "p50_s": ordered[len(ordered) // 2],
+        "p99_s": ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))],
+        "goodput_per_s": good / seconds,
+        "good_share": good / len(ordered),
+    }
+
+
+def measure(seconds: float, shares: Sequence[float]) -> dict[str, Any]:
+    """Each system in turn, alone on the machine."""
+    results: dict[str, Any] = {"systems": {}}
+
+    def up(deployment: Any) -> Any:
+        return serve.run(deployment.bind(), name="benchmark", route_prefix=None)
+
+    handle = up(Single)
+    alone_s = asyncio.run(alone(handle))
+    handle = up(Static)
+    sustained = asyncio.run(capacity(handle, seconds))
+    results |= {"alone_s": alone_s, "static_capacity_per_s": sustained}
+    for deployment in (Single, Static, Ours):
+        handle = up(deployment)
+        runs = {}
+        for share in shares:
+            plan = arrivals(share * sustained, seconds)
+            runs[f"{share:g}"] = judged(asyncio.run(offer(handle, plan)), alone_s, seconds)
+        results["systems"][deployment.name] = runs
+        if deployment is Ours:
+            results["engine"] = handle.overhead.remote().result()
+            results["alone_ours_s"] = asyncio.run(alone(handle))
+        serve.delete("benchmark")
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="one load, a few seconds each")
+    parser.add_argument("--seconds", type=float, default=0.0, help="of arrivals at each load")
+    arguments = parser.parse_args()
+    seconds = arguments.seconds or (15.0 if arguments.quick else 120.0)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    with session(ClusterSpec(address="local")):
+        serve.start(http_options={"location": None}, logging_config=QUIET)
+        results = measure(seconds, QUICK_SHARES if arguments.quick else SHARES)
+        serve.shutdown()
+    print(f"{'system':8} {'load':>5} {'p50 s':>8} {'p99 s':>8} {'goodput/s':>10} {'in time':>8}")
+    for name, runs in results["systems"].items():
+        for share, run in runs.items():
+            print(
+                f"{name:8} {share:>5} {run['p50_s']:8.2f} {run['p99_s']:8.2f} {run['goodput_per_s']:10.2f} "
+                f"{run['good_share']:8.1%}"
+            )
+    print(json.dumps({"benchmark": "serving", "seconds": seconds, "torch": torch.__version__, **results}))
+
+
+if __name__ == "__main__":
+    main()

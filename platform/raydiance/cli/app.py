@@ -1,0 +1,167 @@
+"""The verbs of a day's work. Each imports what it needs when it is called: --help is there at once."""
+
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from raydiance.errors import ConfigError, RaydianceError
+
+__all__ = ["main"]
+
+app = typer.Typer(
+    name="raydiance",
+    help="Distributed experiments in latent 3D diffusion: from meshes to a served, traceable sample.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+# What follows the job's name belongs to the job: overrides and the job's own options.
+JOB_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[PATH=VALUE]...", help="Settings, in Hydra's grammar.")
+]
+Job = Annotated[str, typer.Argument(metavar="JOB", help="ingest, render, train_autodecoder, ...")]
+
+
+class OnInterrupt(StrEnum):
+    """What ^C does to a submitted job."""
+
+    ask = "ask"
+    stop = "stop"
+    leave = "leave"
+
+
+def main() -> None:
+    """Run the command line. Exit status: 0 done, 1 failed, 2 not understood, 130 interrupted."""
+    try:
+        app()
+    except RaydianceError as error:
+        print(f"raydiance: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@app.command(context_settings=JOB_SETTINGS)
+def run(context: typer.Context, job: Job) -> None:
+    """Run a job here: raydiance run JOB [PATH=VALUE]... [--dry-run] [--fresh] [--params FILE].
+
+    With RAYDIANCE_ADDRESS=http://... it is submitted to that cluster instead, and waited for.
+    """
+    from raydiance.cli.work import run_job, submit_job
+
+    address = os.environ.get("RAYDIANCE_ADDRESS", "")
+    if address.startswith(("http://", "https://")) and "--dry-run" not in context.args:
+        sys.exit(submit_job(job, context.args, address))
+    run_job(job, context.args)
+
+
+@app.command(context_settings=JOB_SETTINGS)
+def submit(
+    context: typer.Context,
+    job: Job,
+    address: Annotated[
+        str, typer.Option(envvar="RAYDIANCE_ADDRESS", help="The cluster's dashboard, http://host:8265.")
+    ] = "http://127.0.0.1:8265",
+    wait: Annotated[bool, typer.Option(help="Follow the job to its end.")] = True,
+    on_interrupt: Annotated[OnInterrupt, typer.Option(help="What ^C does to the job.")] = OnInterrupt.ask,
+) -> None:
+    """Run a job on a cluster, through Ray Jobs, and follow its log. The exit status is the job's."""
+    from raydiance.cli.work import submit_job
+
+    sys.exit(submit_job(job, context.args, address, wait=wait, on_interrupt=on_interrupt.value))
+
+
+@app.command()
+def compose(
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(help="Where to write the settings.")] = Path("params.yaml"),
+) -> None:
+    """Write params.yaml, which the stages of dvc.yaml read."""
+    from raydiance.config import write_params
+
+    experiment = write_params(out, overrides or [])
+    print(f"{out}: experiment {experiment.name}, size {experiment.size}, seed {experiment.seed}")
+
+
+@app.command()
+def pipeline(
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option(help="Only say what would run.")] = False,
+    force: Annotated[bool, typer.Option(help="Run all stages, changed or not.")] = False,
+) -> None:
+    """Compose, then run each stage whose settings or inputs changed (dvc repro)."""
+    from raydiance.cli.work import run_pipeline
+
+    run_pipeline(overrides or [], dry_run=dry_run, force=force)
+
+
+@app.command()
+def demo(
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(help="The folder for the files made.")] = Path("outputs/demo"),
+    seed: Annotated[int, typer.Option(help="Which sample to ask for.")] = 7,
+) -> None:
+    """The whole pipeline, then the endpoint and one sample of it: outputs/demo/."""
+    from raydiance.cli.demo import run_demo
+
+    run_demo(overrides or [], out, seed)
+
+
+@app.command()
+def ui(port: Annotated[int, typer.Option(help="Where MLflow listens on this machine.")] = 5000) -> None:
+    """Open the record of runs in MLflow's pages, on loopback, until ^C."""
+    from raydiance.cli.work import run_ui
+
+    run_ui(port)
+
+
+@app.command()
+def serve(overrides: Overrides = None) -> None:
+    """Serve a bundle over HTTP until ^C; settings under serve., for example serve.port=9000."""
+    from raydiance.cli.endpoint import serve_bundle
+
+    serve_bundle(overrides or [])
+
+
+@app.command()
+def sample(
+    out: Annotated[Path, typer.Option(help="The file; its ending says what is made: .glb, .png, .mp4, ...")],
+    seed: Annotated[int, typer.Option(help="One seed is one sample.")] = 0,
+    plan: Annotated[str | None, typer.Option(help="A sampling plan of the bundle.")] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(envvar="RAYDIANCE_URL", help="A running endpoint; else the work is done here."),
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Make one sample."""
+    from raydiance.cli.endpoint import make_sample
+
+    make_sample(out, seed, plan, url, overrides or [])
+
+
+@app.command()
+def trace(
+    file: Annotated[
+        str, typer.Argument(help="A GLB or PNG that left here, a pointer, or a key of the store.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Walk back from a file to the data, code and settings it was made from."""
+    from raydiance.cli.work import print_trace
+
+    print_trace(file, as_json)
+
+
+@app.command()
+def doctor() -> None:
+    """Look whether everything works here: versions, cores, GPU, Ray, MLflow, S3, DVC."""
+    from raydiance.cli.doctor import examine
+
+    sys.exit(examine())

@@ -1,0 +1,83 @@
+"""Serving a bundle, and making one sample."""
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from raydiance.config import Experiment, compose
+from raydiance.errors import ConfigError
+from raydiance.storage import ArtifactRef, Store
+
+if TYPE_CHECKING:
+    from raydiance.serving import Format
+
+__all__ = ["make_sample", "resolve_in", "serve_bundle"]
+
+
+def serve_bundle(overrides: Sequence[str]) -> None:
+    """Run the endpoint until ^C."""
+    from raydiance.serving import serve
+
+    experiment = compose(overrides)
+    store = Store.open(experiment.store.url)
+    serve(experiment.serve, store, resolve=resolve_in(experiment), cluster=experiment.cluster)
+
+
+def make_sample(out: Path, seed: int, plan: str | None, url: str | None, overrides: Sequence[str]) -> None:
+    """One sample into a file: from the endpoint at `url`, else from the bundle, here. The same bytes."""
+    form = _format_of(out)
+    content, made_by = (
+        _ask(url, seed, plan, form) if url else _make_here(compose(overrides), seed, plan, form)
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_bytes(content)
+    print(f"{out}: {len(content):,} bytes, seed {seed}, bundle {made_by}")
+
+
+def resolve_in(experiment: Experiment) -> Callable[[str, str], ArtifactRef] | None:
+    """How NAME@ALIAS is looked up: in the registry of the experiment's MLflow, if it has one."""
+    if experiment.tracking.kind == "none":
+        return None
+
+    def resolve(name: str, alias: str) -> ArtifactRef:
+        from raydiance.tracking.mlflow import open_registry
+
+        return open_registry(experiment.tracking.url).resolve(name, alias).ref
+
+    return resolve
+
+
+def _format_of(out: Path) -> "Format":
+    from raydiance.config.explain import nearest
+    from raydiance.serving import Format
+
+    name = out.suffix.removeprefix(".").replace("safetensors", "latent")
+    known = [form.value for form in Format]
+    if name not in known:
+        raise ConfigError(
+            f"--out {out}: samples are not made as {name or 'such files'}{nearest(name, known)}"
+        )
+    return Format(name)
+
+
+def _ask(url: str, seed: int, plan: str | None, form: "Format") -> tuple[bytes, str]:
+    from raydiance.serving import Client
+
+    with Client(url, key=os.environ.get("RAYDIANCE_API_KEY")) as client:
+        answer = client.sample(seed, plan=plan, format=form.value)
+    return answer.content, f"{answer.bundle} at {url}"
+
+
+def _make_here(experiment: Experiment, seed: int, plan: str | None, form: "Format") -> tuple[bytes, str]:
+    from raydiance.serving import Sampler, SampleRequest, find_bundle
+
+    store = Store.open(experiment.store.url)
+    ref = find_bundle(store, experiment.serve.bundle, resolve_in(experiment))
+    sampler = Sampler(store.get(ref), experiment.serve)
+    try:
+        answer = asyncio.run(sampler.sample(SampleRequest(seed=seed, plan=plan), form))
+    finally:
+        sampler.close()
+    return answer.content, ref.key

@@ -1,0 +1,188 @@
+"""The job `evaluate`: how well objects are reconstructed, and how near samples come to the real ones.
+
+Three sets of objects are seen through the same cameras as the real ones: samples of the latent diffusion,
+samples of a Gaussian fitted to the latents ("direct", the baseline that diffusion must beat), and the
+training objects as the autodecoder has them ("reconstruction", about the best that any latents decoded by it
+can reach).
+"""
+
+import time
+from collections.abc import Mapping
+from typing import Annotated
+
+import numpy as np
+import torch
+from annotated_types import Ge
+from torch import Tensor
+
+from raydiance.data.views import ViewDataset
+from raydiance.generation.assemble import assemble, needed, read_latents, read_plan_points
+from raydiance.generation.bundle import LatentModel
+from raydiance.generation.measure import (
+    Looking,
+    SetDistances,
+    decoded,
+    direct_latents,
+    distances,
+    evenly,
+    objects_of,
+    reconstruct,
+)
+from raydiance.generation.sampler import generate_latents
+from raydiance.generation.showcase import Showcase, write_showcase
+from raydiance.generation.viewsets import ViewSet, real_view_set
+from raydiance.metrics import FEATURES_NAME, view_features
+from raydiance.spec import spec
+from raydiance.storage import write_json
+from raydiance.tracking import Outcome, Run
+from raydiance.tracking.progress import Task
+
+__all__ = ["EvaluateSpec", "evaluate"]
+
+Count = Annotated[int, Ge(2)]
+Rows = list[dict[str, object]]
+
+
+@spec
+class EvaluateSpec:
+    """How much is sampled and looked at.
+
+    Samples have the seeds first_seed, first_seed + 1, ..., so each of them can be asked for again.
+    """
+
+    num_samples: Count = 32
+    first_seed: Annotated[int, Ge(0)] = 0
+    plan: str | None = None
+    batch_size: Annotated[int, Ge(1)] = 8
+    num_views: Count = 6
+    num_points: Count = 512
+    samples_per_ray: Annotated[int, Ge(1)] = 64
+    sheet_samples: Annotated[int, Ge(1)] = 24
+    sheet_size: Annotated[int, Ge(16)] = 128
+    viewer_samples: Annotated[int, Ge(1)] = 8
+    viewer_resolution: Annotated[int, Ge(8)] = 48
+
+
+def evaluate(spec: EvaluateSpec, run: Run) -> Outcome:
+    """Artifact kind "evaluation": metrics.json, tables, sheets, figures and an interactive view of samples.
+
+    Reads inputs render, train_autodecoder, encode, train_diffusion and tune.
+    """
+    model = assemble(run.inputs, default_plan=spec.plan)
+    data = ViewDataset(needed(run.inputs, "render"))
+    latents = read_latents(needed(run.inputs, "encode"))
+    for stage, artifact in run.inputs.items():
+        run.tracker.log_input(artifact, stage)
+
+    objects = objects_of(data, latents)
+    views = evenly(spec.num_views, data.num_views)
+    look = Looking(data.cameras(objects[0])[views], spec.num_points, spec.samples_per_ray)
+
+    with (
+        torch.inference_mode(),
+        run.progress.task("evaluate", total=len(objects) + 3 * spec.num_samples) as task,
+    ):
+        rows, reconstructed = reconstruct(decoded(model, latents.raw, task.update), objects, data, look)
+        sampled, seconds = _sample(model, spec, task)
+        samples = list(decoded(model, sampled, task.update))
+        direct = decoded(model, direct_latents(latents.raw, _seeds(spec)), task.update)
+        sets = {
+            "diffusion": ViewSet.cat([look(field) for field in samples]),
+            "direct": ViewSet.cat([look(field) for field in direct]),
+            "reconstruction": reconstructed,
+        }
+        real, features = real_view_set(data, objects, views, spec.num_points), view_features()
+        found = {name: distances(each, real, features) for name, each in sets.items()}
+    metrics = _metrics(rows, found, model, seconds)
+    tables: dict[str, Rows] = {"objects": rows, "sets": _set_rows(found)}
+
+    with run.store.create(
+        "evaluation",
+        run.name,
+        spec=spec,
+        seeds={"seed": run.seed, "first_seed": spec.first_seed},
+        parents=[artifact.ref for artifact in run.inputs.values()],
+        meta={"features": FEATURES_NAME},
+    ) as draft:
+        write_json(draft.path("metrics.json"), metrics)
+        for name, table in tables.items():
+            write_json(draft.path(f"{name}.json"), table)
+        write_showcase(
+            Showcase(
+                model=model,
+                data=data,
+                latents=latents,
+                samples=samples,
+                seeds=_seeds(spec),
+                shapes=found["diffusion"].shapes,
+                sets=tables["sets"],
+                plan_points=read_plan_points(run.inputs["tune"]),
+            ),
+            draft,
+            run.tracker,
+            sheet_samples=spec.sheet_samples,
+            sheet_size=spec.sheet_size,
+            viewer_samples=spec.viewer_samples,
+            viewer_resolution=spec.viewer_resolution,
+        )
+    return Outcome(draft.artifact, metrics, tables)
+
+
+def _seeds(spec: EvaluateSpec) -> range:
+    return range(spec.first_seed, spec.first_seed + spec.num_samples)
+
+
+def _sample(model: LatentModel, spec: EvaluateSpec, task: Task) -> tuple[Tensor, float]:
+    """Latents of the seeds, the classes (where there are any) in turn, and the seconds that one took."""
+    seeds, classes = _seeds(spec), len(model.spec.categories)
+    labels = torch.arange(len(seeds)) % classes if classes else None
+    started, before = time.perf_counter(), 0
+
+    def show(count: int) -> None:
+        nonlocal before
+        task.update(count - before)
+        before = count
+
+    sampled = generate_latents(model, seeds, condition=labels, batch_size=spec.batch_size, callback=show)
+    return sampled, (time.perf_counter() - started) / len(seeds)
+
+
+def _metrics(
+    rows: Rows, found: Mapping[str, SetDistances], model: LatentModel, seconds: float
+) -> dict[str, float]:
+    """The numbers of the run. `fd_views` and `kd_views` are no FID and no KID: see metrics.features."""
+    diffusion, direct, reconstruction = (found[name] for name in ("diffusion", "direct", "reconstruction"))
+    psnr = [float(str(row["psnr"])) for row in rows]
+    return {
+        "psnr_held_out": float(np.mean(psnr)),
+        "psnr_held_out_min": float(np.min(psnr)),
+        "ssim_held_out": float(np.mean([float(str(row["ssim"])) for row in rows])),
+        "fd_views": diffusion.fd_views,
+        "fd_views_direct": direct.fd_views,
+        "fd_views_reconstruction": reconstruction.fd_views,
+        "fd_ratio": diffusion.fd_views / max(direct.fd_views, 1e-12),
+        "kd_views": diffusion.kd_views,
+        "kd_views_direct": direct.kd_views,
+        "coverage": diffusion.shapes.coverage,
+        "minimum_matching_x1e3": 1e3 * diffusion.shapes.minimum_matching,
+        "nearest_neighbour_accuracy": diffusion.shapes.nearest_neighbour_accuracy,
+        "nearest_training_x1e3": 1e3 * float(diffusion.shapes.nearest_distance.mean()),
+        "nearest_training_min_x1e3": 1e3 * float(diffusion.shapes.nearest_distance.min()),
+        "nfe": float(model.plan().nfe),
+        "seconds_per_sample": seconds,
+    }
+
+
+def _set_rows(found: Mapping[str, SetDistances]) -> Rows:
+    return [
+        {
+            "set": name,
+            "fd_views": each.fd_views,
+            "kd_views": each.kd_views,
+            "coverage": each.shapes.coverage,
+            "minimum_matching_x1e3": 1e3 * each.shapes.minimum_matching,
+            "nearest_neighbour_accuracy": each.shapes.nearest_neighbour_accuracy,
+            "nearest_training_x1e3": 1e3 * float(each.shapes.nearest_distance.mean()),
+        }
+        for name, each in found.items()
+    ]

@@ -1,0 +1,161 @@
+"""From a latent to what goes over the wire: a mesh, a sheet, a turntable, the latent itself; several in a
+zip.
+"""
+
+import io
+import json
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save
+from torch import Tensor
+
+from raydiance.errors import DataError
+from raydiance.fields import (
+    VoxelField,
+    contact_sheet,
+    export_glb,
+    export_mesh,
+    extract_mesh,
+    orbit_cameras,
+    turntable,
+    write_png,
+    write_video,
+)
+from raydiance.generation import Bundle, decode, stamp, views
+from raydiance.serving.problems import NoSurfaceError
+from raydiance.serving.schema import Format, SampleRequest
+
+__all__ = ["ZIP", "Answer", "Piece", "finish", "pack"]
+
+ZIP = "application/zip"
+RADIUS, FOV_DEGREES, ELEVATION_DEGREES = 2.9, 42.0, 20.0  # the whole unit ball is in view
+TURNTABLE_SAMPLES, FRAMES_PER_S = 96, 24.0
+SHEET_COLUMNS = 4
+ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the same samples give the same bytes on any day
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One seed's share of an answer: a whole file, or images uint8 [V, H, W, 3], or a latent [C, D, H, W]."""
+
+    seed: int
+    file: bytes = b""
+    images: NDArray[np.uint8] | None = None
+    latent: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A body with its media type, a file name that fits, and headers that say how it was made."""
+
+    content: bytes
+    media_type: str
+    filename: str
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def finish(bundle: Bundle, request: SampleRequest, form: Format, seed: int, x_0: Tensor) -> Piece:
+    """The piece of one seed from its sample x_0 [C, D, H, W], as the network knows it (normalised)."""
+    latent = bundle.statistics.denormalise(x_0[None])
+    if form is Format.latent:
+        return Piece(seed, latent=latent[0].float().cpu().clone())
+    decoded = decode(bundle, latent)
+    if form is Format.png:
+        cameras = orbit_cameras(
+            request.views,
+            size=request.size,
+            radius=RADIUS,
+            fov_degrees=FOV_DEGREES,
+            elevation_degrees=ELEVATION_DEGREES,
+        )
+        return Piece(seed, images=views(decoded, cameras)[0])
+    if form in (Format.webp, Format.mp4):
+        return Piece(seed, file=_film(decoded, request, form))
+    return Piece(
+        seed,
+        file=_mesh(decoded, request, form, stamp(bundle, seed, request.plan_name, category=request.category)),
+    )
+
+
+def pack(bundle: Bundle, request: SampleRequest, form: Format, pieces: Sequence[Piece]) -> Answer:
+    """The pieces as one body: a file alone as it is, sheets and latents joined, several files in a zip."""
+    name = f"{bundle.ref.key.rsplit('/', 1)[-1]}-{pieces[0].seed}"
+    headers = _lineage(bundle, request)
+    if form is Format.png:
+        return Answer(_sheet(bundle, request, pieces), form.media_type, f"{name}.png", headers)
+    if form is Format.latent:
+        latents = torch.stack([piece.latent for piece in pieces if piece.latent is not None])
+        content = save({"latents": latents}, metadata={"raydiance": json.dumps(_said(bundle, request))})
+        return Answer(content, form.media_type, f"{name}.safetensors", headers)
+    if len(pieces) == 1:
+        return Answer(pieces[0].file, form.media_type, f"{name}.{form}", headers)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for piece in pieces:
+            archive.writestr(zipfile.ZipInfo(f"{piece.seed}.{form}", ZIP_TIME), piece.file)
+    return Answer(buffer.getvalue(), ZIP, f"{name}.zip", headers)
+
+
+def _mesh(decoded: VoxelField, request: SampleRequest, form: Format, extras: Any) -> bytes:
+    try:
+        mesh = extract_mesh(decoded, resolution=request.resolution)
+    except DataError as error:
+        raise NoSurfaceError(f"{error}; try another seed") from error
+    if form is Format.glb:
+        return export_glb(mesh, extras=extras)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"mesh.{form}"
+        export_mesh(mesh, path)
+        return path.read_bytes()
+
+
+def _film(decoded: VoxelField, request: SampleRequest, form: Format) -> bytes:
+    frames = turntable(
+        decoded,
+        num_frames=request.frames,
+        size=request.size,
+        radius=RADIUS,
+        fov_degrees=FOV_DEGREES,
+        elevation_degrees=ELEVATION_DEGREES,
+        num_samples=TURNTABLE_SAMPLES,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"turntable.{form}"
+        write_video(path, frames, fps=FRAMES_PER_S)
+        return path.read_bytes()
+
+
+def _sheet(bundle: Bundle, request: SampleRequest, pieces: Sequence[Piece]) -> bytes:
+    """A row of views per seed; the views of a single seed in rows of four."""
+    images = [image for piece in pieces if piece.images is not None for image in piece.images]
+    columns = request.views if len(pieces) > 1 else min(request.views, SHEET_COLUMNS)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "sheet.png"
+        write_png(path, contact_sheet(images, columns), {"raydiance": json.dumps(_said(bundle, request))})
+        return path.read_bytes()
+
+
+def _said(bundle: Bundle, request: SampleRequest) -> dict[str, Any]:
+    """The stamp of a picture or latent of one or several seeds."""
+    seeds = request.all_seeds
+    said = dict(stamp(bundle, seeds[0], request.plan_name, category=request.category)["raydiance"])
+    return said if len(seeds) == 1 else {**said, "seeds": list(seeds)}
+
+
+def _lineage(bundle: Bundle, request: SampleRequest) -> dict[str, str]:
+    said = _said(bundle, request)
+    return {
+        "Raydiance-Bundle": said["bundle"],
+        "Raydiance-Bundle-SHA256": said["sha256"],
+        "Raydiance-Plan": said["plan"],
+        "Raydiance-Seed": ",".join(str(seed) for seed in request.all_seeds),
+        "Raydiance-Code": said["code_version"],
+    }

@@ -1,0 +1,356 @@
+"""The engine: continuous batching at the level of a network call.
+
+Requests are samples under way, each at its own row of its own plan. A tick picks the most urgent ones, calls
+the network once on the batch, advances each by a row and hands those that are through to the finishers
+(decode, mesh, encode), which work beside the tick thread. No Ray in here, and time comes in through `clock`.
+
+Legend: a row is one network call of a plan for one sample; a tick advances as many samples as the largest
+call takes by one row.
+"""
+
+import heapq
+import itertools
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from raydiance.diffusion.batching import PlanBatch, Query
+from raydiance.generation.execution import fill
+from raydiance.serving.orders import Order, Progress, Stats, Ticket, Timing
+from raydiance.serving.problems import NotReadyError, OverloadError, ServingError, TooLateError
+
+__all__ = ["Engine", "Network"]
+
+R = TypeVar("R")
+Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""eps = network(x [b, ...], sigma [b], labels [b] or None)."""
+
+PATIENCE = 2.0  # a request is due after this many times the network time that it needs alone
+SMOOTHING = 0.1  # weight of the newest tick in the running mean of the tick's time
+
+
+class Engine:
+    """Runs orders of one latent shape on one network; thread-safe. Use as a context manager, or call `tick`
+    yourself.
+
+    sizes: the network is called with these numbers of samples only (filled up). slots: samples in progress at
+    most; queue: how many more may wait. network_s: first guess of one call's time.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        shape: tuple[int, ...],
+        *,
+        sizes: tuple[int, ...] = (2, 3),
+        slots: int = 16,
+        queue: int = 32,
+        finishers: int = 1,
+        device: torch.device | str = "cpu",
+        network_s: float = 0.05,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if not sizes or list(sizes) != sorted(set(sizes)) or not 1 <= sizes[0] <= sizes[-1] <= slots:
+            raise ValueError(f"need ascending sizes between 1 and slots = {slots}, got {sizes}")
+        self.stats = Stats()
+        self.tick_s = network_s
+        self._network, self._sizes, self._slots, self._queue, self._clock = (
+            network,
+            sizes,
+            slots,
+            queue,
+            clock,
+        )
+        self._empty = PlanBatch.empty(shape, device=device)
+        self._active = self._empty
+        self._parked: dict[int, PlanBatch] = {}
+        self._tickets: dict[int, Ticket[Any]] = {}  # in progress: active or parked
+        self._waiting: list[tuple[tuple[int, float, int], Ticket[Any]]] = []
+        self._finishing = 0
+        self._numbers = itertools.count()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._pool = ThreadPoolExecutor(finishers, thread_name_prefix="finish")
+        self._thread: threading.Thread | None = None
+
+    # ---- from any thread
+    # ----------------------------------------------------------------------------------------
+
+    def submit(self, order: Order[R]) -> Ticket[R]:
+        """Take an order on. Raises OverloadError if the queue is full or the deadline cannot be met,
+        NotReadyError when closed.
+        """
+        with self._changed:
+            now = self._clock()
+            if self._closed:
+                raise NotReadyError("the endpoint is shutting down; ask another one, or later", 5.0)
+            load = len(self._waiting) + len(self._tickets) + self._finishing
+            if load >= self._slots + self._queue:
+                self.stats.refused += 1
+                raise OverloadError(
+                    f"{load} samples are waiting or under way, and no more are taken on; try again later",
+                    self.tick_s * order.plan.nfe,
+                )
+            ticket = self._ticket(order, now)
+            self._refuse_if_late(ticket, now)
+            heapq.heappush(self._waiting, (ticket.urgency, ticket))
+            self._changed.notify()
+        return ticket
+
+    @property
+    def backlog_s(self) -> float:
+        """Network seconds that the samples waiting and under way still need."""
+        with self._changed:
+            return self._rows_before(None) * self.tick_s / self._sizes[-1]
+
+    @property
+    def load(self) -> dict[str, int]:
+        """How many samples wait, run, and are being finished."""
+        with self._changed:
+            return {
+                "waiting": len(self._waiting),
+                "running": len(self._tickets),
+                "finishing": self._finishing,
+            }
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the tick thread runs."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def __enter__(self) -> "Engine":
+        self._thread = threading.Thread(target=self._run, name="ticks", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def drain(self, timeout_s: float) -> bool:
+        """Take on nothing more and wait for what is under way; whether all of it was done in time."""
+        end = time.monotonic() + timeout_s
+        with self._changed:
+            self._closed = True
+            while self._waiting or self._tickets or self._finishing:
+                left = end - time.monotonic()
+                if left <= 0:
+                    return False
+                self._changed.wait(min(left, 0.1))
+        return True
+
+    def close(self) -> None:
+        """Stop at once: what is not finished fails with NotReadyError."""
+        with self._changed:
+            self._closed = True
+            leftover = [ticket for _, ticket in self._waiting] + list(self._tickets.values())
+            self._waiting.clear()
+            for ticket in leftover:
+                self._fail(
+                    ticket, NotReadyError("the endpoint was shut down before the sample was done", 5.0)
+                )
+            self._tickets.clear()
+            self._parked.clear()
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+        self._pool.shutdown(wait=True)
+
+    # ---- the tick thread
+    # ----------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def tick(self) -> bool:
+        """One network call for the most urgent samples; False if there is nothing to do."""
+        began = self._clock()
+        with self._changed:
+            self._drop(began)
+            self._admit(began)
+            chosen = heapq.nsmallest(
+                self._sizes[-1], self._tickets.values(), key=lambda ticket: ticket.urgency
+            )
+            if not chosen:
+                return False
+            self._activate(chosen)
+            batch = self._active
+        try:
+            query = batch.query()
+            eps, network_s = self._call(query.x, query.sigma, chosen, batch)
+            advanced, finished = batch.advance(query, eps)
+        except Exception as error:  # noqa: BLE001  the requests of this batch fail, the engine goes on
+            self._abandon(batch, error)
+            return True
+        self._watch(batch, chosen, query, eps)
+        with self._changed:
+            self._active = advanced.keep(lambda item: item.key in self._tickets)
+            self._retire(finished)
+            self._count(len(batch.items), network_s, self._clock() - began)
+        return True
+
+    def _run(self) -> None:
+        while True:
+            worked = self.tick()
+            with self._changed:
+                if self._closed and not self._waiting and not self._tickets:
+                    return
+                if not worked and not self._waiting:
+                    self._changed.wait(0.5)
+
+    def _ticket(self, order: Order[R], now: float) -> Ticket[R]:
+        due = now + PATIENCE * order.plan.nfe * self.tick_s
+        deadline = None if order.deadline_s is None else now + order.deadline_s
+        return Ticket(order, next(self._numbers), now, min(due, deadline or due), deadline)
+
+    def _refuse_if_late(self, ticket: Ticket[Any], now: float) -> None:
+        if ticket.deadline is None:
+            return
+        ahead = self._rows_before(ticket.urgency) / self._sizes[-1]
+        expected = (ahead + ticket.order.plan.nfe) * self.tick_s
+        if now + expected > ticket.deadline:
+            self.stats.refused += 1
+            raise OverloadError(
+                f"the sample would take about {expected:.2f} s, which is beyond its deadline; "
+                "allow more, or ask for a plan of fewer steps",
+                ahead * self.tick_s,
+            )
+
+    def _rows_before(self, urgency: tuple[int, float, int] | None) -> int:
+        """Rows still to run of the samples that are more urgent; of all of them for None."""
+        rows = sum(t.order.plan.nfe for u, t in self._waiting if urgency is None or u < urgency)
+        done = {
+            item.key: item.row for batch in (self._active, *self._parked.values()) for item in batch.items
+        }
+        return rows + sum(
+            ticket.order.plan.nfe - done.get(number, 0)
+            for number, ticket in self._tickets.items()
+            if urgency is None or ticket.urgency < urgency
+        )
+
+    def _drop(self, now: float) -> None:
+        """Forget what was cancelled, and fail what has missed its deadline."""
+        waiting = [ticket for _, ticket in self._waiting]
+        for ticket in [*waiting, *self._tickets.values()]:
+            if ticket.deadline is not None and now > ticket.deadline:
+                self._fail(
+                    ticket, TooLateError("the sample missed its deadline; allow more time, or fewer steps")
+                )
+        if any(ticket.future.done() for ticket in waiting):
+            self.stats.cancelled += sum(ticket.future.cancelled() for ticket in waiting)
+            self._waiting = [(u, ticket) for u, ticket in self._waiting if not ticket.future.done()]
+            heapq.heapify(self._waiting)
+        gone = [number for number, ticket in self._tickets.items() if ticket.future.done()]
+        for number in gone:
+            self.stats.cancelled += self._tickets.pop(number).future.cancelled()
+            self._parked.pop(number, None)
+        if gone:
+            self._active = self._active.keep(lambda item: item.key in self._tickets)
+
+    def _admit(self, now: float) -> None:
+        while self._waiting and len(self._tickets) < self._slots:
+            _, ticket = heapq.heappop(self._waiting)
+            order, ticket.started = ticket.order, now
+            x = order.plan.start(order.noise.to(self._empty.x))
+            self._parked[ticket.number] = self._empty.admit(ticket.number, order.plan, x, order.generator)
+            self._tickets[ticket.number] = ticket
+
+    def _activate(self, chosen: list[Ticket[Any]]) -> None:
+        """Make the chosen ones the active batch, in which the others are parked."""
+        numbers = {ticket.number for ticket in chosen}
+        if {item.key for item in self._active.items} == numbers:
+            return
+        for number in [item.key for item in self._active.items]:
+            self._parked[number] = self._active.keep(lambda item, wanted=number: item.key == wanted)  # type: ignore[index, misc]
+        self._active = join([self._parked.pop(ticket.number) for ticket in chosen])
+
+    def _call(
+        self, x: Tensor, sigma: Tensor, chosen: list[Ticket[Any]], batch: PlanBatch
+    ) -> tuple[Tensor, float]:
+        labels = None
+        if any(ticket.order.label is not None for ticket in chosen):
+            by_number: Mapping[Any, Ticket[Any]] = {ticket.number: ticket for ticket in chosen}
+            values = [by_number[item.key].order.label for item in batch.items]
+            labels = fill(torch.tensor(values, device=x.device), self._sizes)
+        began = self._clock()
+        eps = self._network(fill(x, self._sizes), fill(sigma, self._sizes), labels)[: len(x)]
+        if x.is_cuda:
+            torch.cuda.synchronize(x.device)
+        return eps, self._clock() - began
+
+    def _watch(self, batch: PlanBatch, chosen: list[Ticket[Any]], query: Query, eps: Tensor) -> None:
+        watchers = {ticket.number: ticket.order.watch for ticket in chosen if ticket.order.watch is not None}
+        for i, item in enumerate(batch.items):
+            watch = watchers.get(item.key)  # type: ignore[call-overload]
+            if watch is not None:
+                watch(Progress(item.row + 1, item.plan.nfe, query.x[i] - query.sigma[i] * eps[i]))
+
+    def _retire(self, finished: Mapping[Any, Tensor]) -> None:
+        for number, x_0 in finished.items():
+            ticket = self._tickets.pop(number, None)
+            if ticket is not None and ticket.future.set_running_or_notify_cancel():
+                ticket.sampled = self._clock()
+                self._finishing += 1
+                self._pool.submit(self._finish, ticket, x_0)
+
+    def _abandon(self, batch: PlanBatch, error: Exception) -> None:
+        with self._changed:
+            for item in batch.items:
+                ticket = self._tickets.pop(item.key, None)  # type: ignore[call-overload]
+                if ticket is not None:
+                    self._fail(ticket, error)
+            self._active = self._empty
+
+    def _fail(self, ticket: Ticket[Any], error: Exception) -> None:
+        if not ticket.future.done() and ticket.future.set_running_or_notify_cancel():
+            self.stats.failed += 1
+            ticket.future.set_exception(error)
+
+    def _count(self, rows: int, network_s: float, tick_s: float) -> None:
+        self.stats.ticks += 1
+        self.stats.rows += rows
+        self.stats.network_s += network_s
+        self.stats.tick_s += tick_s
+        self.tick_s += SMOOTHING * (tick_s - self.tick_s)
+
+    # ---- the finishers
+    # ------------------------------------------------------------------------------------------
+
+    def _finish(self, ticket: Ticket[Any], x_0: Tensor) -> None:
+        try:
+            if not bool(torch.isfinite(x_0).all()):
+                raise ServingError(
+                    "the sample is not finite: the network or the plan is broken for this seed"
+                )
+            with torch.inference_mode():
+                value = ticket.order.finish(x_0)
+            end = self._clock()
+            timing = Timing(
+                ticket.started - ticket.submitted, ticket.sampled - ticket.started, end - ticket.sampled
+            )
+            ticket.future.set_result((value, timing))
+            self.stats.finished += 1
+        except Exception as error:  # noqa: BLE001  it belongs to the one who asked
+            self.stats.failed += 1
+            ticket.future.set_exception(error)
+        finally:
+            with self._changed:
+                self._finishing -= 1
+                self._changed.notify_all()
+
+
+def join(batches: list[PlanBatch]) -> PlanBatch:
+    """One batch of several; what one remembers and another does not is filled with zeros, which nobody
+    reads.
+    """
+    depth = max(len(batch.history) for batch in batches)
+    history = tuple(
+        torch.cat(
+            [batch.history[j] if j < len(batch.history) else torch.zeros_like(batch.x) for batch in batches]
+        )
+        for j in range(depth)
+    )
+    items = tuple(item for batch in batches for item in batch.items)
+    return PlanBatch(items, torch.cat([batch.x for batch in batches]), history)

@@ -1,0 +1,83 @@
+"""Limits that hold before a request is read: the size of its body and the time it may take to come in.
+
+Runs in Serve's proxy, which would otherwise hold a body of any size in memory, so nothing heavy is imported
+here.
+"""
+
+import asyncio
+import json
+import os
+from typing import Any
+
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from raydiance.serving.problems import PROBLEM_JSON, document
+
+__all__ = ["MAX_BODY_VARIABLE", "BodyLimit", "proxy_middlewares"]
+
+MAX_BODY_VARIABLE = "RAYDIANCE_SERVE_MAX_BODY_BYTES"
+DEFAULT_MAX_BODY_BYTES = 65536
+BODY_TIMEOUT_S = 10.0
+
+
+class BodyLimit:
+    """Reads the whole body first: 413 if it is larger than allowed, 408 if it does not come in time."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int, timeout_s: float = BODY_TIMEOUT_S) -> None:
+        self._app, self._max_bytes, self._timeout_s = app, max_bytes, timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        announced = dict(scope["headers"]).get(b"content-length", b"0")
+        if not announced.isdigit() or int(announced) > self._max_bytes:
+            await _refuse(
+                send, 413, "The request is too large", f"a body may have {self._max_bytes} bytes at most"
+            )
+            return
+        try:
+            messages = await asyncio.wait_for(self._read(receive), self._timeout_s)
+        except TimeoutError:
+            await _refuse(send, 408, "Request Timeout", f"the body did not come within {self._timeout_s:g} s")
+            return
+        if messages is None:
+            await _refuse(
+                send, 413, "The request is too large", f"a body may have {self._max_bytes} bytes at most"
+            )
+            return
+
+        async def replay() -> Message:
+            return messages.pop(0) if messages else await receive()
+
+        await self._app(scope, replay, send)
+
+    async def _read(self, receive: Receive) -> list[Message] | None:
+        """All messages of the body; None as soon as they hold too much."""
+        messages: list[Message] = []
+        size = 0
+        while True:
+            message = await receive()
+            messages.append(message)
+            size += len(message.get("body", b""))
+            if size > self._max_bytes:
+                return None
+            if message["type"] != "http.request" or not message.get("more_body", False):
+                return messages
+
+
+def proxy_middlewares() -> list[Middleware]:
+    """What Serve's proxy puts in front of every application (RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH)."""
+    return [Middleware(BodyLimit, max_bytes=int(os.environ.get(MAX_BODY_VARIABLE, DEFAULT_MAX_BODY_BYTES)))]
+
+
+async def _refuse(send: Send, status: int, title: str, detail: str) -> None:
+    body = json.dumps(document(status, title, detail)).encode()
+    headers: list[tuple[bytes, Any]] = [
+        (b"content-type", PROBLEM_JSON.encode()),
+        (b"content-length", str(len(body)).encode()),
+        (b"connection", b"close"),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

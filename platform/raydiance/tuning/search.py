@@ -1,0 +1,171 @@
+"""The order of trials: the teacher's samples, a screening of solvers and grids, then the best at other costs.
+
+Which trials there are depends on the spec, the seed and the results alone, never on their timing: a search
+that was cut off and goes on ends with the same trials and the same plans as one that was not.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from raydiance.config.platform import TuneSpec
+from raydiance.errors import ClusterError
+from raydiance.spec import canonical_json
+from raydiance.storage import ArtifactRef
+from raydiance.tuning.candidates import Candidate, candidates
+from raydiance.tuning.judge import Score
+
+__all__ = ["Result", "StagedSearch", "is_better", "scaled", "screened", "winners"]
+
+SPREADS = 2.0  # standard errors that make a difference in Frechet distance
+SCREENED = 0.5  # the share of trials that screen
+
+
+@dataclass(frozen=True)
+class Result:
+    """A candidate and its score."""
+
+    candidate: Candidate
+    score: Score
+
+
+def screened(tune: TuneSpec, seed: int) -> list[Candidate]:
+    """The trials of the screening."""
+    first, *others = tune.levels
+    count = max(1, round(SCREENED * tune.num_trials)) if others else tune.num_trials
+    return candidates(tune, first, seed)[:count]
+
+
+def scaled(tune: TuneSpec, seed: int, results: Sequence[Result]) -> list[Candidate]:
+    """The trials after the screening: its best candidates at the other numbers of calls, the best one first.
+
+    Where those are few, what is left of the trials goes to more screening.
+    """
+    wanted = [
+        replace(result.candidate, nfe=nfe) for result in winners(tune, results) for nfe in tune.levels[1:]
+    ]
+    wanted += candidates(tune, tune.levels[0], seed)[len(results) :]
+    return wanted[: max(0, tune.num_trials - len(results))]
+
+
+def winners(tune: TuneSpec, results: Sequence[Result]) -> list[Result]:
+    """The candidates of one cost that can be chosen, the best first.
+
+    By their error, which a stochastic plan does not have; or all of them by their Frechet distance.
+    """
+    if tune.rank == "frechet":
+        return sorted(results, key=lambda result: (result.score.frechet, result.candidate.identity))
+    paired = [(result.score.error, result) for result in results if result.score.error is not None]
+    return [result for _, result in sorted(paired, key=lambda pair: (pair[0], pair[1].candidate.identity))]
+
+
+def is_better(tune: TuneSpec, one: Result, other: Result) -> bool:
+    """Whether one is worth more network calls than the other: a smaller error, or a Frechet distance that is
+    smaller beyond doubt.
+    """
+    if tune.rank == "frechet":
+        doubt = math.hypot(one.score.frechet_spread, other.score.frechet_spread)
+        return one.score.frechet + SPREADS * doubt < other.score.frechet
+    assert one.score.error is not None and other.score.error is not None, "only such are ranked by error"
+    return one.score.error < other.score.error
+
+
+class StagedSearch(Searcher):
+    """Hands trials to Ray Tune stage by stage, and their results to `on_result`.
+
+    parts: the ranges of the teacher's samples; teacher: those that are there, by their start. known: what
+    earlier attempts found out.
+    """
+
+    def __init__(
+        self,
+        tune: TuneSpec,
+        seed: int,
+        parts: list[tuple[int, int]],
+        teacher: Mapping[int, ArtifactRef],
+        known: Mapping[str, Result],
+        on_result: Callable[[Result], None],
+    ) -> None:
+        super().__init__(metric=None, mode=None)
+        self._tune, self._seed, self._known = tune, seed, dict(known)
+        self._starts, self._parts = [start for start, _ in parts], dict(teacher)
+        self._on_result = on_result
+        self._running: dict[str, dict[str, Any]] = {}
+        self._stages = iter((self._screening, self._scaling))
+        self._pending: list[dict[str, Any]] = [
+            {"start": start, "stop": stop} for start, stop in parts if start not in teacher
+        ]
+        self._failure: str | None = None
+        self._finished = False
+
+    @property
+    def failure(self) -> str | None:
+        """What went wrong, if something did: a trial, or Tune ended before the search had."""
+        return self._failure or (None if self._finished else "Ray Tune ended early")
+
+    @property
+    def teacher(self) -> tuple[ArtifactRef, ...]:
+        """The parts of the teacher's samples, in their order, once all are drawn."""
+        return tuple(self._parts[start] for start in self._starts)
+
+    @property
+    def results(self) -> list[Result]:
+        """What is known now, in a fixed order."""
+        return [self._known[name] for name in sorted(self._known)]
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next trial's config (as JSON, because Tune takes apart what is nested); None while a stage
+        waits.
+        """
+        while not self._pending and self._failure is None:
+            if self._running:
+                return None
+            stage = next(self._stages, None)
+            if stage is None:
+                self._finished = True
+                return Searcher.FINISHED
+            self._pending = [
+                {"candidate": candidate, "teacher": self.teacher}
+                for candidate in stage()
+                if candidate.identity not in self._known
+            ]
+        if self._failure is not None:
+            return None if self._running else Searcher.FINISHED
+        config = self._running[trial_id] = self._pending.pop(0)
+        return {"task": canonical_json(config)}
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Take a trial's result in; the first failure ends the search."""
+        config = self._running.pop(trial_id, None)
+        if config is None:
+            return  # Tune tells of a trial again when its end did not go well
+        if error or not result:
+            self._failure = (
+                self._failure or f"the trial {canonical_json(config)} failed (its error stands above)"
+            )
+        elif "part" in result:
+            self._parts[config["start"]] = ArtifactRef(**json.loads(result["part"]))
+        else:
+            found = Result(config["candidate"], Score(**json.loads(result["score"])))
+            self._known[found.candidate.identity] = found
+            self._on_result(found)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: what is known stands in the store."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Never: a search is resumed from the store."""
+        raise ClusterError(f"{checkpoint_path}: run tune again; it goes on from the store")
+
+    def _screening(self) -> list[Candidate]:
+        return screened(self._tune, self._seed)
+
+    def _scaling(self) -> list[Candidate]:
+        first = screened(self._tune, self._seed)
+        return scaled(self._tune, self._seed, [self._known[each.identity] for each in first])

@@ -1,0 +1,181 @@
+"""The endpoint on a real Ray Serve: replicas, gateway, proxy, client."""
+
+import os
+import signal
+import socket
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import httpx
+import pytest
+import ray
+from tests.serving.conftest import SPEC
+
+from raydiance.config import ClusterSpec
+from raydiance.errors import ArtifactError, ConfigError, RequestError
+from raydiance.generation import Bundle, load_bundle, sample_glb
+from raydiance.storage import Artifact, Store
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # Serve declares its models in a way that pydantic has deprecated
+    from ray import serve as ray_serve
+
+    from raydiance.serving import Client, Endpoint, ProblemError, find_bundle, running
+
+pytestmark = [
+    pytest.mark.slow,
+    # Serve's own threads and sockets, when the endpoint is taken down
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+KEY = "a key for tests"
+
+
+@pytest.fixture(scope="module")
+def endpoint(store: Store, artifact: Artifact) -> Iterator[Endpoint]:
+    spec = replace(
+        SPEC, bundle=artifact.ref.key, request_timeout_s=240.0
+    )  # a replica may have to start again
+    with running(spec, store, cluster=ClusterSpec(address="local"), keys=[KEY]) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def client(endpoint: Endpoint) -> Iterator[Client]:
+    with Client(endpoint.url, key=KEY, retries=20, timeout_s=260.0) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def bundle(artifact: Artifact) -> Bundle:
+    return load_bundle(artifact)
+
+
+def replica_pid() -> int:
+    actors = ray.util.list_named_actors(all_namespaces=True)
+    (name,) = [
+        actor["name"] for actor in actors if "replica" in actor["name"] and "raydiance" in actor["name"]
+    ]
+    return int(ray.get(ray.get_actor(name, namespace="serve").__ray_call__.remote(lambda self: os.getpid())))
+
+
+def load() -> dict[str, int]:
+    described = ray_serve.get_deployment_handle("replica", "raydiance").describe.remote().result(timeout_s=20)
+    return dict(described.load)
+
+
+def test_the_endpoint_answers_with_the_bytes_of_the_library(client: Client, bundle: Bundle) -> None:
+    sample = client.sample(7, plan="fast", category="class0")
+    assert sample.content == sample_glb(bundle, 7, "fast", category="class0")
+    assert (sample.bundle, sample.bundle_sha256) == (bundle.ref.key, bundle.ref.sha256)
+    assert (sample.plan, sample.seeds, sample.media_type) == ("fast", (7,), "model/gltf-binary")
+    assert sample.filename.endswith("-7.glb") and set(sample.milliseconds) == {"queue", "sample", "finish"}
+    assert client.models()[0]["bundle"] == bundle.ref.key
+    assert {plan["name"] for plan in client.plans()} == set(bundle.plans)
+
+
+def test_a_crowd_gets_the_same_bytes_as_each_alone(client: Client, bundle: Bundle) -> None:
+    asked = [(seed, ("fast", "default", "stochastic")[seed % 3]) for seed in range(24)]
+    with ThreadPoolExecutor(8) as pool:
+        samples = list(pool.map(lambda case: client.sample(case[0], plan=case[1]), asked))
+    for (seed, plan), sample in zip(asked, samples):
+        assert sample.content == sample_glb(bundle, seed, plan)
+
+
+def test_problems_reach_the_client(client: Client, endpoint: Endpoint) -> None:
+    with pytest.raises(ProblemError, match="default, fast, stochastic") as error:
+        client.sample(1, plan="nope")
+    assert error.value.status == 422 and error.value.problem["type"].startswith("urn:raydiance:problem:")
+    with Client(endpoint.url) as stranger, pytest.raises(ProblemError, match="API key") as error:
+        stranger.sample(1)
+    assert error.value.status == 401
+
+
+def test_a_huge_body_is_refused_before_it_is_held(endpoint: Endpoint) -> None:
+    def endless() -> Iterator[bytes]:
+        for _ in range(2000):
+            yield b" " * 65536
+
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"}
+    try:
+        response = httpx.post(
+            f"{endpoint.url}/v1/samples", content=endless(), headers=headers, trust_env=False
+        )
+        assert response.status_code == 413
+        assert response.headers["content-type"] == "application/problem+json"
+    except httpx.TransportError:
+        pass  # the connection may be cut while we still send
+    large = httpx.post(f"{endpoint.url}/v1/samples", content=b" " * 70000, headers=headers, trust_env=False)
+    assert large.status_code == 413
+
+
+def test_a_client_that_leaves_frees_its_places(endpoint: Endpoint) -> None:
+    body = {"count": 4, "format": "mp4", "size": 96, "frames": 60}
+    headers = {"Authorization": f"Bearer {KEY}"}
+    with pytest.raises(httpx.TimeoutException):
+        httpx.post(f"{endpoint.url}/v1/samples", json=body, headers=headers, timeout=0.3, trust_env=False)
+    end = time.monotonic() + 60
+    while any(load().values()):
+        assert time.monotonic() < end, load()
+        time.sleep(0.2)
+
+
+def test_a_replica_that_dies_is_replaced_and_nobody_sees_an_error(client: Client, bundle: Bundle) -> None:
+    answers: dict[int, bytes] = {}
+
+    def ask(seed: int) -> None:
+        answers[seed] = client.sample(seed, plan="default").content
+
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(100, 106)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.1)
+    os.kill(replica_pid(), signal.SIGKILL)
+    for thread in threads:
+        thread.join(timeout=260)
+    assert sorted(answers) == list(range(100, 106))
+    for seed, content in answers.items():
+        assert content == sample_glb(bundle, seed, "default")
+
+
+def test_beyond_loopback_a_key_is_needed(store: Store, artifact: Artifact) -> None:
+    spec = replace(SPEC, bundle=artifact.ref.key, host="0.0.0.0")
+    with pytest.raises(ConfigError, match="no API key"), running(spec, store, keys=[]):
+        pass
+
+
+def test_a_port_that_is_taken_is_named(store: Store, artifact: Artifact) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        spec = replace(SPEC, bundle=artifact.ref.key, port=port)
+        with pytest.raises(ConfigError, match=f"serve.port={port}"), running(spec, store, keys=[]):
+            pass
+
+
+def test_a_bundle_is_found_by_key_alias_or_as_the_latest(
+    store: Store, artifact: Artifact, tmp_path: str
+) -> None:
+    assert find_bundle(store, artifact.ref.key) == artifact.ref
+    assert find_bundle(store, "latest").kind == "bundle"
+    assert find_bundle(store, "chairs@champion", lambda name, alias: artifact.ref) == artifact.ref
+    with pytest.raises(ConfigError, match="registry"):
+        find_bundle(store, "chairs@champion")
+    with pytest.raises(ConfigError, match="holds no bundle"):
+        find_bundle(Store.open(tmp_path), "latest")
+    with pytest.raises(ArtifactError):
+        find_bundle(store, "bundle/nothing-00000000")
+
+
+def test_where_nothing_listens_the_client_says_so() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with Client(f"http://127.0.0.1:{port}") as client:
+        assert not client.is_ready()
+        with pytest.raises(RequestError, match="is the endpoint running"):
+            client.sample(1)

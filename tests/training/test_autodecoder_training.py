@@ -1,0 +1,143 @@
+import dataclasses
+
+import pytest
+import torch
+from tests.training.scenes import balls
+
+from raydiance.data.encode import EncodeSpec, encode
+from raydiance.data.latents import RobustStatistics
+from raydiance.models import AutodecoderSpec, UNetSpec, read_autodecoder, read_decoder, read_unet
+from raydiance.storage import Store
+from raydiance.tracking import MemoryTracker, local_run
+from raydiance.training import (
+    AutodecoderLosses,
+    AutodecoderTraining,
+    DiffusionTraining,
+    LoopSpec,
+    train_autodecoder,
+    train_diffusion,
+)
+
+MODEL = AutodecoderSpec(
+    code_dim=8,
+    latent_channels=4,
+    latent_resolution=4,
+    field_resolution=16,
+    base_resolution=4,
+    widths=(16, 16),
+    depths=(1, 0),
+    attention_resolutions=(4,),
+)
+AUTODECODER = AutodecoderTraining(
+    model=MODEL,
+    losses=AutodecoderLosses(total_variation=0.01, sparsity=0.01, codes=1e-4, latents=1e-4),
+    loop=LoopSpec(steps=60, batch_size=3, learning_rate=3e-2, checkpoint_every=30, preview_every=30),
+    views_per_object=2,
+    pixel_stride=2,
+    num_samples=24,
+    latent_noise=0.01,
+)
+DENOISER = DiffusionTraining(
+    model=UNetSpec(
+        in_channels=4,
+        out_channels=4,
+        channels=16,
+        multipliers=(1, 2),
+        num_heads=2,
+        embedding_dim=32,
+        resolution=4,
+        global_width=32,
+    ),
+    loop=LoopSpec(
+        steps=60, batch_size=8, learning_rate=2e-3, ema_decay=0.9, checkpoint_every=60, preview_every=60
+    ),
+    preview_samples=2,
+    preview_steps=4,
+    preview_size=16,
+)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The three stages behind one another, on three balls."""
+    store = Store.open(tmp_path_factory.mktemp("store"))
+    views, tracker = balls(store), MemoryTracker()
+    autodecoder = train_autodecoder(
+        AUTODECODER, local_run(store, name="ad", inputs={"render": views}, tracker=tracker)
+    )
+    inputs = {"render": views, "train_autodecoder": autodecoder.artifact}
+    latents = encode(EncodeSpec(), local_run(store, name="encode", inputs=inputs))
+    inputs |= {"encode": latents.artifact}
+    denoising = MemoryTracker()
+    denoiser = train_diffusion(DENOISER, local_run(store, name="dm", inputs=inputs, tracker=denoising))
+    return {
+        "store": store, "views": views, "tracker": tracker, "autodecoder": autodecoder,
+        "latents": latents, "denoiser": denoiser, "denoising": denoising,
+    }  # fmt: skip
+
+
+def curve(tracker: MemoryTracker, name: str) -> list[float]:
+    return [value for _, value in tracker.metrics[name]]
+
+
+def test_balls_are_learned_on_a_view_never_seen(trained):
+    assert trained["autodecoder"].metrics["psnr_held_out"] > 20
+    squared = curve(trained["tracker"], "train/squared")
+    assert squared[-1] < 0.2 * squared[0]
+
+
+def test_scores_and_names_stand_in_the_artifact(trained):
+    artifact = trained["autodecoder"].artifact
+    assert artifact.manifest.kind == "autodecoder" and artifact.manifest.parents == (trained["views"].ref,)
+    table = artifact.read_json("held_out.json")
+    assert [row["object"] for row in table] == ["ball-0", "ball-1", "ball-2"]
+    mean = sum(row["psnr"] for row in table) / 3
+    assert trained["autodecoder"].metrics["psnr_held_out"] == pytest.approx(mean)
+
+
+def test_previews_show_truth_above_rendering(trained):
+    steps = [step for step, _ in trained["tracker"].images["held_out_views"]]
+    _, last = trained["tracker"].images["held_out_views"][-1]
+    assert steps == [30, 60] and last.shape == (32, 48, 3)
+    truth, shown = last[:16].astype(float), last[16:].astype(float)
+    assert 0 < abs(truth - shown).mean() < 40
+
+
+def test_decoder_of_the_artifact_decodes_its_latents(trained):
+    artifact = trained["autodecoder"].artifact
+    paths = artifact.path("spec.json"), artifact.path("weights.safetensors")
+    whole, decoder = read_autodecoder(*paths), read_decoder(*paths)
+    grid = whole(torch.tensor([1]))
+    torch.testing.assert_close(decoder(whole.latent(whole.codes.weight[1:2])), grid)
+
+
+def test_latents_are_normalised_and_named(trained):
+    artifact = trained["latents"].artifact
+    described = artifact.read_json("latents.json")
+    assert described["object_ids"] == ["ball-0", "ball-1", "ball-2"] and described["shape"] == [4, 4, 4, 4]
+    assert artifact.manifest.parents == (trained["autodecoder"].artifact.ref,)
+    statistics = RobustStatistics.load(artifact.path("latents.safetensors"))
+    assert statistics.center.shape == statistics.scale.shape == (4,)
+
+
+def test_denoiser_learns_and_shows_samples(trained):
+    losses = curve(trained["denoising"], "train/loss")
+    assert sum(losses[-2:]) < sum(losses[:2])
+    (_, first), *_ = trained["denoising"].images["samples"]
+    assert first.shape == (16, 32, 3)
+    artifact = trained["denoiser"].artifact
+    unet = read_unet(artifact.path("spec.json"), artifact.path("weights.safetensors"))
+    assert unet.spec == DENOISER.model
+    assert trained["denoiser"].metrics["denoising_loss"] < 2
+
+
+def test_same_seed_same_weights(trained):
+    store = trained["store"]
+    short = dataclasses.replace(AUTODECODER, loop=dataclasses.replace(AUTODECODER.loop, steps=3))
+    weights = [
+        train_autodecoder(short, local_run(store, name=name, inputs={"render": trained["views"]}, seed=seed))
+        .artifact.path("weights.safetensors")
+        .read_bytes()
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    ]
+    assert weights[0] == weights[1] != weights[2]

@@ -1,0 +1,145 @@
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from tests.training.toys import Toy, loop, losses, worker
+
+from raydiance.errors import NonFiniteLossError, TrainingError
+from raydiance.storage import Store
+from raydiance.training import Batch, Checkpoints, fit, start
+from raydiance.training.loop import learning_rate_factor
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store.open(tmp_path / "store")
+
+
+def test_it_learns_and_reports(store):
+    reports: list = []
+    w = worker(store, reports=reports)
+    state = fit(Toy(), loop(steps=300, checkpoint_every=100), worker=w, run_name="toy", seed=1)
+    curve = losses(w.tracker)
+    assert state.step == len(curve) == 300
+    assert sum(curve[-20:]) < 0.5 * sum(curve[:20])
+    assert [step for step, _ in w.tracker.images["toy"]] == list(range(10, 301, 10))
+    assert [ref.key.split("/")[-1][:8] for _, ref in reports] == ["00000100", "00000200", "00000300"]
+    assert {"train/gradient_norm", "train/learning_rate"} <= set(w.tracker.metrics)
+
+
+def test_resume_is_bitwise_the_run_that_was_not_interrupted(store):
+    whole = fit(Toy(), loop(), worker=worker(store), run_name="whole", seed=1)
+
+    class StopError(Exception):
+        pass
+
+    class Cut(Toy):
+        def forward(self, batch):
+            if batch.step == 17:
+                raise StopError
+            return super().forward(batch)
+
+    with pytest.raises(StopError):
+        fit(Cut(), loop(), worker=worker(store), run_name="cut", seed=1)
+    w = worker(store)
+    resumed = fit(Toy(), loop(), worker=w, run_name="cut", seed=1)
+    assert len(losses(w.tracker)) == 20 - 14  # from the checkpoint at step 14, not from the beginning
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+    for name, value in whole.averaged().items():
+        assert torch.equal(value, resumed.averaged()[name]), name
+    for a, b in zip(whole.optimizer.state.values(), resumed.optimizer.state.values(), strict=True):
+        assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_finished_run_is_not_trained_again(store):
+    first = fit(Toy(), loop(), worker=worker(store), run_name="toy", seed=1)
+    w = worker(store)
+    again = fit(Toy(), loop(), worker=w, run_name="toy", seed=1)
+    assert w.tracker.metrics == {}
+    assert torch.equal(first.averaged()["0.weight"], again.averaged()["0.weight"])
+
+
+def test_a_broken_checkpoint_is_passed_over(store, tmp_path, recwarn):
+    fit(Toy(), loop(), worker=worker(store), run_name="toy", seed=1)
+    newest = store.list("checkpoints/toy")[-1]
+    path = tmp_path / "store" / newest.key / "state.safetensors"
+    path.write_bytes(path.read_bytes()[:-4])
+    w = worker(store)
+    state = fit(Toy(), loop(), worker=w, run_name="toy", seed=1)
+    assert state.step == 20 and len(losses(w.tracker)) == 6
+    recwarn.clear()
+
+
+def test_only_the_last_checkpoints_are_kept(store):
+    fit(Toy(), loop(checkpoint_every=2, keep_checkpoints=3), worker=worker(store), run_name="toy", seed=1)
+    steps = [ref.key.split("/")[-1][:8] for ref in store.list("checkpoints/toy")]
+    assert steps == ["00000016", "00000018", "00000020"]
+
+
+def test_infinite_loss_names_step_and_last_good_checkpoint(store):
+    with pytest.raises(NonFiniteLossError, match="step 9") as caught:
+        fit(Toy(poison=9), loop(), worker=worker(store), run_name="toy", seed=1)
+    (kept,) = store.list("checkpoints/toy")
+    assert kept.key in str(caught.value)
+    state = start(Toy(), loop())
+    Checkpoints(store, "toy").restore(state)
+    assert state.step == 7
+    assert all(value.isfinite().all() for value in state.model.state_dict().values())
+
+
+def test_a_checkpoint_of_another_network_is_refused(store):
+    fit(Toy(), loop(), worker=worker(store), run_name="toy", seed=1)
+    other = Toy()
+    other.model = torch.nn.Linear(1, 1)
+    with pytest.raises(TrainingError, match="checkpoints/toy"):
+        fit(other, loop(), worker=worker(store), run_name="toy", seed=1)
+
+
+def test_checkpoints_are_never_pickled(store, tmp_path):
+    fit(Toy(), loop(), worker=worker(store), run_name="toy", seed=1)
+    kinds = {path.suffix for path in (tmp_path / "store" / "checkpoints").rglob("*") if path.is_file()}
+    assert kinds == {".json", ".safetensors"}
+
+
+def test_seed_and_nothing_else_decides(store):
+    curves = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        w = worker(store)
+        torch.manual_seed(len(curves))  # the global generator has no say
+        fit(Toy(), loop(), worker=w, run_name=name, seed=seed)
+        curves.append(losses(w.tracker))
+    assert curves[0] == curves[1] != curves[2]
+
+
+def test_every_epoch_visits_every_item_once():
+    batches = [Batch(5, step, range(4), 4) for step in range(10)]
+    items = [item for batch in batches for item in batch.items(8)]
+    epochs = [items[i : i + 8] for i in range(0, 40, 8)]
+    assert all(sorted(epoch) == list(range(8)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_learning_rate_rises_then_falls():
+    spec = loop(steps=100, warmup_steps=10)
+    factors = [learning_rate_factor(spec, step) for step in range(100)]
+    assert factors[0] == pytest.approx(0.1) and factors[10] == 1.0 and factors[-1] < 1e-3
+    assert all(a >= b for a, b in pairwise(factors[10:]))
+    linear = learning_rate_factor(loop(steps=110, warmup_steps=10, decay="linear"), 60)
+    assert linear == pytest.approx(0.5)
+    assert learning_rate_factor(loop(decay="constant", warmup_steps=0), 19) == 1.0
+
+
+def test_gradients_are_clipped_to_the_norm(store):
+    w = worker(store)
+    fit(Toy(), loop(clip_norm=1e-9, steps=2), worker=w, run_name="toy", seed=1)
+    assert all(math.isfinite(value) and value > 1e-3 for _, value in w.tracker.metrics["train/gradient_norm"])
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"steps": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"clip_norm": 0.0}]
+)
+def test_impossible_loops_are_refused_by_name(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        loop(**wrong)

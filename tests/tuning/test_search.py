@@ -1,0 +1,195 @@
+"""Which trials there are, which of them win, and that an interrupted search ends like one that was not."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+
+import pytest
+from ray.tune.search import Searcher
+
+from raydiance.config import TuneSpec
+from raydiance.errors import ConfigError
+from raydiance.spec import canonical_json
+from raydiance.storage import ArtifactRef
+from raydiance.tuning.candidates import Candidate, build, candidates
+from raydiance.tuning.front import chosen, draw_front, front, row
+from raydiance.tuning.judge import Score
+from raydiance.tuning.search import Result, StagedSearch, winners
+
+TUNE = TuneSpec(num_trials=14, nfe=(4, 8, 16), teacher_nfe=32)
+PARTS = [(0, 8), (8, 16)]
+
+
+def verdict(candidate: Candidate) -> Score:
+    """A made-up judge whose numbers depend on the candidate alone."""
+    quality = int(candidate.identity, 16) % 1000 / 1000 + 1.0
+    error = None if candidate.is_stochastic else quality / candidate.nfe**2
+    return Score(error, quality / candidate.nfe, 0.01, 1.0)
+
+
+def part(start: int) -> ArtifactRef:
+    return ArtifactRef(kind="checkpoints/x", key=f"checkpoints/x/teacher-{start}", sha256="0" * 64)
+
+
+class Driver:
+    """Plays Ray Tune: asks for trials, `width` at a time, and answers them in the order given by `pick`."""
+
+    def __init__(
+        self, search: StagedSearch, width: int = 2, pick: Callable[[int], int] = lambda n: 0
+    ) -> None:
+        self.search, self.width, self.pick = search, width, pick
+        self.running: dict[str, dict[str, object]] = {}
+        self.seen: list[dict[str, object]] = []
+
+    def run(self, stop_after: int = 10_000) -> None:
+        number = 0
+        while number < stop_after:
+            while len(self.running) < self.width:
+                name = f"trial-{len(self.seen)}"
+                config = self.search.suggest(name)
+                if config is None or config == Searcher.FINISHED:
+                    break
+                assert isinstance(config, dict)
+                self.running[name] = json.loads(config["task"])
+                self.seen.append(self.running[name])
+            if not self.running:
+                return
+            name = list(self.running)[self.pick(len(self.running))]
+            asked = self.running.pop(name)
+            self.search.on_trial_complete(name, self.answer(asked))
+            number += 1
+
+    def answer(self, asked: dict[str, object]) -> dict[str, str]:
+        if "candidate" in asked:
+            assert len(asked["teacher"]) == len(PARTS), "a candidate is judged when the teacher is there"  # type: ignore[arg-type]
+            return {"score": canonical_json(asdict(verdict(Candidate(**asked["candidate"]))))}  # type: ignore[arg-type]
+        return {"part": canonical_json(part(int(asked["start"])))}  # type: ignore[call-overload]
+
+
+def test_every_solver_is_screened_before_any_a_second_time() -> None:
+    found = candidates(TUNE, 8, seed=0)
+    assert len({each.identity for each in found}) == len(found)
+    kinds = [(each.solver, each.is_stochastic) for each in found]
+    assert len(set(kinds[: len(set(kinds))])) == len(set(kinds))
+    assert found != candidates(TUNE, 8, seed=1)
+    assert found == candidates(TUNE, 8, seed=0)
+
+
+@pytest.mark.parametrize("nfe", [2, 4, 7, 16])
+def test_no_plan_spends_more_than_its_budget(nfe: int) -> None:
+    for candidate in candidates(TuneSpec(), nfe, seed=0):
+        plan = build(candidate)
+        assert nfe - 1 <= plan.nfe <= nfe
+        assert plan.is_stochastic == candidate.is_stochastic
+        assert plan.sigma_max == pytest.approx(candidate.sigma_max)
+
+
+def test_the_search_screens_and_then_scales_the_best() -> None:
+    search = StagedSearch(TUNE, 0, PARTS, {}, {}, lambda result: None)
+    driver = Driver(search)
+    driver.run()
+    tried = [Candidate(**each["candidate"]) for each in driver.seen if "candidate" in each]  # type: ignore[arg-type]
+    assert [each for each in driver.seen[:2] if "start" in each] == driver.seen[:2]
+    assert len(tried) == len(search.results) == TUNE.num_trials
+    screening = [each for each in tried if each.nfe == TUNE.levels[0]]
+    assert tried[: len(screening)] == screening
+    best = winners(TUNE, [Result(each, verdict(each)) for each in screening])[0].candidate
+    assert {each.nfe for each in tried if replace(each, nfe=best.nfe) == best} == set(TUNE.nfe)
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 7, 11])
+def test_an_interrupted_search_ends_like_one_that_was_not(stop_after: int) -> None:
+    whole = StagedSearch(TUNE, 0, PARTS, {}, {}, lambda result: None)
+    Driver(whole, width=1).run()
+    kept: dict[str, Result] = {}
+    first = StagedSearch(
+        TUNE, 0, PARTS, {}, {}, lambda result: kept.update({result.candidate.identity: result})
+    )
+    Driver(first, width=3, pick=lambda n: n - 1).run(stop_after)
+    teacher = {start: part(start) for start, _ in PARTS if part(start) in first._parts.values()}
+    second = StagedSearch(TUNE, 0, PARTS, teacher, kept, lambda result: None)
+    again = Driver(second, width=2, pick=lambda n: n // 2)
+    again.run()
+    assert second.results == whole.results
+    assert len([each for each in again.seen if "candidate" in each]) == TUNE.num_trials - len(kept)
+    assert front(TUNE, second.results) == front(TUNE, whole.results)
+
+
+def test_trials_that_scaling_has_no_use_for_go_to_the_screening() -> None:
+    tune = TuneSpec(num_trials=6, nfe=(4, 8), teacher_nfe=16, solvers=("ddim", "heun"), etas=(0.5, 1.0))
+    search = StagedSearch(tune, 0, PARTS, {}, {}, lambda result: None)
+    Driver(search).run()
+    assert len(search.results) == tune.num_trials and search.failure is None
+
+
+def test_a_search_that_tune_gave_up_says_so() -> None:
+    search = StagedSearch(TUNE, 0, PARTS, {}, {}, lambda result: None)
+    Driver(search).run(stop_after=4)
+    assert search.failure == "Ray Tune ended early"
+
+
+def test_a_failed_trial_ends_the_search_and_is_named() -> None:
+    search = StagedSearch(TUNE, 0, [], {}, {}, lambda result: None)
+    config = search.suggest("a")
+    assert isinstance(config, dict)
+    search.on_trial_complete("a", error=True)
+    assert search.suggest("b") == Searcher.FINISHED
+    assert search.failure is not None and json.loads(config["task"])["candidate"]["solver"] in search.failure
+
+
+def some(nfe: int, error: float | None, frechet: float = 1.0, eta: float = 0.0) -> Result:
+    candidate = Candidate(
+        solver="ddim", nfe=nfe, grid="karras", rho=7.0, eta=eta, sigma_min=0.01, sigma_max=80.0
+    )
+    return Result(candidate, Score(error, frechet, 0.05, 1.0))
+
+
+def test_the_front_leaves_out_what_costs_more_and_is_no_better() -> None:
+    results = [
+        some(4, 0.5),
+        some(6, 0.6),
+        some(8, 0.2),
+        some(16, 0.2),
+        some(24, 0.1),
+        some(24, None, 0.0, 1.0),
+    ]
+    best = front(TuneSpec(), results)
+    assert [(each.candidate.nfe, each.score.error) for each in best] == [(4, 0.5), (8, 0.2), (24, 0.1)]
+    named = chosen(TuneSpec(draft_nfe=6, standard_nfe=12), best)
+    assert {name: each.candidate.nfe for name, each in named.items()} == {
+        "draft": 4,
+        "standard": 8,
+        "best": 24,
+    }
+    assert chosen(TuneSpec(draft_nfe=3, standard_nfe=3), best)["draft"].candidate.nfe == 4
+
+
+def test_by_frechet_distance_a_difference_must_be_beyond_doubt() -> None:
+    tune = TuneSpec(rank="frechet", num_samples=128)
+    results = [some(4, 0.5, 1.0), some(8, 0.2, 0.95), some(12, 0.1, 0.5), some(12, None, 0.45, eta=1.0)]
+    best = front(tune, results)
+    assert [(each.candidate.nfe, each.candidate.eta) for each in best] == [(4, 0.0), (12, 1.0)]
+    with pytest.raises(ValueError, match="by chance"):
+        TuneSpec(rank="frechet", num_samples=24)
+
+
+def test_a_search_of_stochastic_plans_alone_cannot_be_ranked_by_error() -> None:
+    with pytest.raises(ConfigError, match="add 0 to etas"):
+        front(TuneSpec(), [some(4, None, eta=1.0)])
+
+
+def test_the_front_is_drawn_and_told() -> None:
+    results = [some(4, 0.5), some(8, 0.2), some(8, None, eta=1.0)]
+    best = front(TuneSpec(), results)
+    figure = draw_front(results, best, chosen(TuneSpec(), best), 0.9)
+    texts = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert set(texts) == {"draft", "standard", "best"}
+    assert row(results[0])["plan"] == build(results[0].candidate).name
+
+
+def test_the_middle_level_is_screened_unless_another_is_named() -> None:
+    assert TuneSpec().levels == (8, 4, 6, 12, 16, 24)
+    assert TuneSpec(nfe=(2, 4), teacher_nfe=8).levels == (2, 4)
+    assert TuneSpec(screen_nfe=16).levels[0] == 16
+    with pytest.raises(ValueError, match="one of nfe"):
+        TuneSpec(screen_nfe=5)
