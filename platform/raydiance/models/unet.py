@@ -9,6 +9,7 @@ from raydiance.models.blocks import (
     Norm,
     ResidualBlock,
     SelfAttention,
+    channels_last_kernels,
     conv,
     normalisation,
     upsample,
@@ -162,7 +163,7 @@ class UNet(nn.Module):
         self.norm = normalisation(dims, width, spec.norm)
         self.out = zero_init(conv(dims, width, spec.out_channels))
         if dims == 3:
-            self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+            channels_last_kernels(self)
 
     def forward(self, x: Tensor, noise_level: Tensor, *, condition: Tensor | None = None) -> Tensor:
         """x [B, C_in, *], noise_level [B] (a monotone function of sigma), condition: labels [B] or None.
