@@ -10,7 +10,6 @@ from PIL import Image
 from scipy import ndimage
 
 from raydiance.fields.meshing import surface_colours
-from raydiance.fields.rasterising import cover_texels
 from raydiance.fields.voxels import VoxelField
 
 __all__ = ["bake_texture"]
@@ -27,6 +26,8 @@ def bake_texture(field: VoxelField, mesh: trimesh.Trimesh, *, size: int = 1024) 
     """
     if size < 16:
         raise ValueError(f"need a texture of at least 16 x 16 texels, got {size}")
+    from raydiance.fields.rasterising import cover_texels  # here, because importing numba takes its time
+
     vertices, normals = (np.asarray(values, np.float32) for values in (mesh.vertices, mesh.vertex_normals))
     origin, faces, uv = xatlas.parametrize(vertices, np.asarray(mesh.faces, np.uint32))
     faces = np.asarray(faces, np.int64)
