@@ -57,8 +57,8 @@ def _scratch(count):
 
 
 @jit
-def _locate(start, step, cells, strides, counting, offset, first, count, places, fractions):
-    """Cells (index of the lowest corner, and x) and fractions in them of samples first .. first + count."""
+def _locate(start, step, cells, strides, along, offset, count, places, fractions):
+    """Cells (index of the lowest corner, and x) and fractions in them of samples along[0] .. along[count - 1]."""
     base, plane = places
     fx, fy, fz = fractions
     channels, step_x, step_y = strides
@@ -66,8 +66,8 @@ def _locate(start, step, cells, strides, counting, offset, first, count, places,
     dx, dy, dz = step
     last_x, last_y, last_z = np.int32(cells[0] - 1), np.int32(cells[1] - 1), np.int32(cells[2] - 1)
     for k in range(count):
-        along = counting[first + k] + offset
-        x, y, z = x0 + along * dx, y0 + along * dy, z0 + along * dz
+        t = along[k] + offset
+        x, y, z = x0 + t * dx, y0 + t * dy, z0 + t * dz
         ix = min(max(np.int32(x), np.int32(0)), last_x)
         iy = min(max(np.int32(y), np.int32(0)), last_y)
         iz = min(max(np.int32(z), np.int32(0)), last_z)
@@ -119,7 +119,7 @@ def march_dense(grid, basis, cells, box, origins, directions, offset, early_stop
         first = 0 if length > 0 else num_samples
         while first < num_samples and not clear <= early_stop:
             count = min(BLOCK, num_samples - first)
-            _locate(start, step, cells, strides, counting, offset[ray], first, count, places, fractions)
+            _locate(start, step, cells, strides, counting[first:], offset[ray], count, places, fractions)
             for k in range(count):
                 load_sample(own, base[k], strides, fx[k], fy[k], fz[k], basis, values, 4 * k)
             _absorb(values, np.float32(length), count, bits, alpha)
@@ -220,47 +220,46 @@ def _leap(position, step, block, free):
 @jit
 def march_backward(
     grid, basis, cells, box, origins, directions, offset, occupied, away, early_stop, upstream,
-    begin, end, out, spans,
+    begin, end, out, kept, counts,
 ):  # fmt: skip
     """Gradients at the samples of rays begin .. end: out [end - begin, S, 4], for density and colour.
 
-    upstream [B * N, 5] is the gradient of what march_dense wrote. spans [end - begin, 2]: first and end of
-    the samples with a gradient; the rest of out is left as it was. occupied, away: of mark_cells and
-    mark_blocks, or of length 0 if all cells are to be looked at. With g_i = g_c . c_i + g_o + g_t t_i,
-    dL/dtau_i = T_{i+1} g_i - sum_{j > i} w_j g_j and dL/dc_i = w_i g_c.
+    upstream [B * N, 5] is the gradient of what march_dense wrote. counts [end - begin]: of the samples with a
+    gradient, which come first in a row of out; kept [end - begin, S]: their places along the ray. occupied,
+    away: of mark_cells and mark_blocks, or of length 0 if all cells are to be looked at.
+    With g_i = g_c . c_i + g_o + g_t t_i, dL/dtau_i = T_{i+1} g_i - sum_{j > i} w_j g_j and dL/dc_i = w_i g_c.
     """
     num_rays = upstream.shape[0] // grid.shape[0]
     strides = strides_of(grid.shape[1], cells)
     num_samples = int(box[3, 2])
-    counting = np.arange(num_samples).astype(np.float64)
     places, (fx, fy, fz), values, alpha, weights, bits = _scratch(num_samples)
     base, plane = places
-    gain, after = np.empty(num_samples, np.float32), np.empty(num_samples)
+    along, after = np.empty(num_samples), np.empty(num_samples)
+    gain = np.empty(num_samples, np.float32)
     for ray in range(begin, end):
         index = ray // num_rays
         line = ray if origins.shape[0] == upstream.shape[0] else ray - index * num_rays
         near, length, start, step = _enter(origins[line], directions[line], box)
         seen_basis(directions[line], basis)
         own, samples = grid[index], out[ray - begin]
-        clear, lead = 1.0, 0
-        if occupied.shape[0] > 0:
-            lead = _next_occupied(0, num_samples, start, step, offset[ray], occupied[index], away[index])[0]
-        count = lead
-        while length > 0 and count < num_samples and not clear <= early_stop:
-            first, count = count, min(count + BLOCK, num_samples)
+        clear, count = 1.0, 0
+        i = 0 if length > 0 else num_samples
+        while i < num_samples and not clear <= early_stop:
+            first = count
+            while i < num_samples and count < first + BLOCK:
+                if occupied.shape[0] > 0:
+                    i = _next_occupied(
+                        i, num_samples, start, step, offset[ray], occupied[index], away[index]
+                    )[0]
+                if i < num_samples:
+                    along[count] = i
+                    count += 1
+                    i += 1
             size = count - first
             room = (base[first:], plane[first:]), (fx[first:], fy[first:], fz[first:])
-            _locate(start, step, cells, strides, counting, offset[ray], first, size, room[0], room[1])
+            _locate(start, step, cells, strides, along[first:], offset[ray], size, room[0], room[1])
             for k in range(first, count):
-                if occupied.shape[0] > 0 and not _is_occupied(occupied[index], base[k], strides):
-                    values[4 * k], values[4 * k + 1], values[4 * k + 2], values[4 * k + 3] = (
-                        -1.0,
-                        0.0,
-                        0.0,
-                        0.0,
-                    )
-                else:
-                    load_sample(own, base[k], strides, fx[k], fy[k], fz[k], basis, values, 4 * k)
+                load_sample(own, base[k], strides, fx[k], fy[k], fz[k], basis, values, 4 * k)
             _absorb(values[4 * first :], np.float32(length), size, bits, alpha[first:])
             for k in range(first, count):
                 weight = clear * alpha[k]
@@ -270,57 +269,59 @@ def march_backward(
                 if clear <= early_stop:
                     count = k + 1
                     break
-        spans[ray - begin, 0], spans[ray - begin, 1] = lead, count if length > 0 else lead
+        counts[ray - begin] = count
         g_r, g_g, g_b, g_o, g_t = upstream[ray]
         g_o += g_t * np.float32(near + offset[ray] * length)
         g_t *= np.float32(length)
-        for k in range(lead, count):
+        for k in range(count):
             red, green, blue = values[4 * k + 1], values[4 * k + 2], values[4 * k + 3]
-            gain[k] = g_r * red + g_g * green + g_b * blue + (g_o + g_t * np.float32(counting[k]))
+            gain[k] = g_r * red + g_g * green + g_b * blue + (g_o + g_t * np.float32(along[k]))
         later = 0.0
-        for k in range(count - 1, lead - 1, -1):
+        for k in range(count - 1, -1, -1):
             alpha[k] = (after[k] * gain[k] - later) * length
             later += np.float64(weights[k]) * gain[k]
-        for k in range(lead, count):
+        for k in range(count):
+            kept[ray - begin, k] = np.int32(along[k])
             samples[k, 0] = np.float32(0) if values[4 * k] < 0 else alpha[k]
             samples[k, 1], samples[k, 2], samples[k, 3] = weights[k] * g_r, weights[k] * g_g, weights[k] * g_b
 
 
 @jit
-def _is_occupied(occupied, base, strides):
-    channels, step_x, step_y = strides
-    return occupied[base // step_x, base % step_x // step_y, base % step_y // channels] != 0
-
-
-@jit
 def scatter_samples(
-    samples, spans, basis, cells, box, origins, directions, offset, rays, first_ray, planes, grid
+    samples, kept, counts, basis, cells, box, origins, directions, offset, rays, first_ray, planes, grid
 ):
     """Add the gradients at samples to some planes along x of one object's grid [X * Y * Z * C].
 
-    samples and spans: of march_backward, from first_ray on; rays: (begin, end, N), all of this object;
+    samples, kept and counts: of march_backward, from first_ray on; rays: (begin, end, N), all of this object;
     planes: (lower, upper). Each plane gets its terms in the order of rays and samples, so that the sum does
     not depend on the cut into planes.
     """
     (begin, end, num_rays), (lower, upper) = rays, planes
     strides = strides_of(len(grid), cells)
     num_samples = int(box[3, 2])
-    counting = np.arange(num_samples).astype(np.float64)
+    along = np.empty(num_samples)
     places, fractions, _, _, _, _ = _scratch(num_samples)
     (base, plane), (fx, fy, fz) = places, fractions
     flat = samples.reshape(-1)
     for ray in range(begin, end):
-        lead, end_of_ray = spans[ray - first_ray]
-        if lead == end_of_ray:
+        count = counts[ray - first_ray]
+        if count == 0:
             continue
         line = ray if origins.shape[0] == offset.shape[0] else ray % num_rays
         _, _, start, step = _enter(origins[line], directions[line], box)
         seen_basis(directions[line], basis)
         first, last = _crossing(start[0], step[0], offset[ray], lower - 1, upper)
-        first, last = max(first, lead), min(last, end_of_ray)
-        _locate(start, step, cells, strides, counting, offset[ray], first, last - first, places, fractions)
-        row = ((ray - first_ray) * num_samples + first) * 4
-        for k in range(last - first):
+        own = kept[ray - first_ray, :count]
+        begins, size = 0, 0
+        for k in range(count):
+            if own[k] < first:
+                begins += 1
+            elif own[k] < last:
+                along[size] = own[k]
+                size += 1
+        _locate(start, step, cells, strides, along, offset[ray], size, places, fractions)
+        row = ((ray - first_ray) * num_samples + begins) * 4
+        for k in range(size):
             if lower <= plane[k] < upper:
                 spread_sample(
                     grid, base[k], strides, flat, row + 4 * k, np.float32(1) - fx[k], fy[k], fz[k], basis

@@ -132,14 +132,15 @@ def _backward(
     gradient = np.zeros_like(values)
     targets = gradient.reshape(num_objects, -1)
     chunk = min(max(1, CHUNK_SAMPLES // num_samples), len(upstream))
-    samples, spans = np.empty((chunk, num_samples, 4), np.float32), np.empty((chunk, 2), np.int64)
+    samples = np.empty((chunk, num_samples, 4), np.float32)
+    kept, counts = np.empty((chunk, num_samples), np.int32), np.empty(chunk, np.int64)
     for first in range(0, len(upstream), chunk):
         last = min(first + chunk, len(upstream))
 
         def march_part(begin: int, end: int, first: int = first) -> None:
             kernels.march_backward(
                 flat, _basis(values), *lines.arguments, *skip, early_stop, upstream,
-                first + begin, first + end, samples[begin:end], spans[begin:end],
+                first + begin, first + end, samples[begin:end], kept[begin:end], counts[begin:end],
             )  # fmt: skip
 
         def scatter_part(begin: int, end: int, first: int = first, last: int = last) -> None:
@@ -148,7 +149,7 @@ def _backward(
                 index += first // num_rays
                 rays = max(first, index * num_rays), min(last, (index + 1) * num_rays), num_rays
                 kernels.scatter_samples(
-                    samples, spans, _basis(values), *lines.arguments, rays, first, part, targets[index]
+                    samples, kept, counts, _basis(values), *lines.arguments, rays, first, part, targets[index]
                 )
 
         for_ranges(march_part, last - first, smallest=128)
