@@ -60,7 +60,7 @@ class Checkout:
 
     def pointer(self, stage: str) -> dict[str, str]:
         """What a stage left behind."""
-        return json.loads((self.folder / "outputs" / "pipeline" / f"{stage}.json").read_text())
+        return json.loads((self.folder / "outputs" / "pipeline" / "furniture" / f"{stage}.json").read_text())
 
 
 def copy_project(folder: Path) -> None:

@@ -6,21 +6,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raydiance.config import Experiment, compose
+from raydiance.config import Experiment, LatentExperiment, compose
 from raydiance.errors import ConfigError
 from raydiance.storage import ArtifactRef, Store
 
 if TYPE_CHECKING:
     from raydiance.serving import Format
 
-__all__ = ["make_sample", "resolve_in", "serve_bundle"]
+__all__ = ["make_sample", "resolve_in", "serve_bundle", "served"]
 
 
 def serve_bundle(overrides: Sequence[str]) -> None:
     """Run the endpoint until ^C."""
     from raydiance.serving import serve
 
-    experiment = compose(overrides)
+    experiment = served(compose(overrides))
     store = Store.open(experiment.store.url)
     serve(experiment.serve, store, resolve=resolve_in(experiment), cluster=experiment.cluster)
 
@@ -29,11 +29,21 @@ def make_sample(out: Path, seed: int, plan: str | None, url: str | None, overrid
     """One sample into a file: from the endpoint at `url`, else from the bundle, here. The same bytes."""
     form = _format_of(out)
     content, made_by = (
-        _ask(url, seed, plan, form) if url else _make_here(compose(overrides), seed, plan, form)
+        _ask(url, seed, plan, form) if url else _make_here(served(compose(overrides)), seed, plan, form)
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_bytes(content)
     print(f"{out}: {len(content):,} bytes, seed {seed}, bundle {made_by}")
+
+
+def served(experiment: Experiment) -> LatentExperiment:
+    """The experiment, if there is something in it to serve. Raises ConfigError if not."""
+    if not isinstance(experiment, LatentExperiment):
+        raise ConfigError(
+            f"experiment {experiment.name} (kind {experiment.kind}) makes no bundle, so nothing can be served; "
+            "choose another one: experiment=furniture"
+        )
+    return experiment
 
 
 def resolve_in(experiment: Experiment) -> Callable[[str, str], ArtifactRef] | None:
@@ -70,7 +80,9 @@ def _ask(url: str, seed: int, plan: str | None, form: "Format") -> tuple[bytes, 
     return answer.content, f"{answer.bundle} at {url}"
 
 
-def _make_here(experiment: Experiment, seed: int, plan: str | None, form: "Format") -> tuple[bytes, str]:
+def _make_here(
+    experiment: LatentExperiment, seed: int, plan: str | None, form: "Format"
+) -> tuple[bytes, str]:
     from raydiance.serving import Sampler, SampleRequest, find_bundle
 
     store = Store.open(experiment.store.url)

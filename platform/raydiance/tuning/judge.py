@@ -16,7 +16,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from raydiance.diffusion import EDM, sampling
+from raydiance.diffusion import Preconditioning, preconditioning, sampling
 from raydiance.diffusion.plans import SamplingPlan
 from raydiance.generation import noise_generator
 from raydiance.generation.assemble import read_latents
@@ -75,7 +75,7 @@ class Judge:
     """A denoiser with the noises to try plans on, and what their samples are held against."""
 
     network: UNet
-    preconditioning: EDM
+    preconditioning: Preconditioning
     shape: tuple[int, ...]
     num_samples: int
     batch_size: int
@@ -143,7 +143,7 @@ def load_judge(
     features = Features.fit(normalised, components)
     return Judge(
         network=network,
-        preconditioning=EDM(float(trained.read_json("spec.json")["sigma_data"])),
+        preconditioning=preconditioning.from_plain(trained.read_json("spec.json")),
         shape=tuple(normalised.shape[1:]),
         num_samples=num_samples,
         batch_size=batch_size,

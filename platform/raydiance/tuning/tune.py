@@ -59,12 +59,12 @@ class Task:
 
 
 def tune(spec: TuneSpec, run: Run) -> Outcome:
-    """Search for plans of inputs["train_diffusion"] on latents like inputs["encode"]: artifact kind "plans".
+    """Search for plans of the input of kind "denoiser", on data like that of kind "latents": kind "plans".
 
     plans/draft.json, standard.json and best.json; front.json with every trial. Each finished trial is kept in
     the store at once, so the job goes on where it was cut off. Raises ClusterError if a trial fails.
     """
-    denoiser, latents = run.inputs["train_diffusion"], run.inputs["encode"]
+    denoiser, latents = run.input_of("denoiser"), run.input_of("latents")
     run.tracker.log_params(to_plain(spec))
     run.tracker.log_input(latents, "reference")
     task = Task(spec, run.name, run.store, denoiser.ref, latents.ref)
