@@ -26,6 +26,7 @@ STAGES: dict[str, Stages] = {
         "train_diffusion": ("digits",),
         "train_cosine": ("digits",),
         "tune": ("train_diffusion", "digits"),
+        "sampler_table": ("train_diffusion", "train_cosine", "tune", "digits"),
     },
 }
 
