@@ -78,7 +78,7 @@ def test_an_earlier_step_can_be_asked_for() -> None:
 
 @pytest.mark.parametrize("width", [0.0, 0.3])
 def test_impossible_widths_are_refused(width: float) -> None:
-    with pytest.raises(ValueError, match="width between 0 and 0.2887"):
+    with pytest.raises(ValueError, match=r"width between 0 and 0\.2887"):
         PowerAverages(Clock(), (width,))
 
 
