@@ -6,8 +6,8 @@ import io
 import json
 import tempfile
 import zipfile
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,15 @@ from raydiance.fields import (
     write_video,
 )
 from raydiance.generation import Bundle, decode, stamp, views
+from raydiance.serving.identity import SampleId
+from raydiance.serving.messages import Answer
+from raydiance.serving.previews import ELEVATION_DEGREES, FOV_DEGREES, RADIUS
 from raydiance.serving.problems import NoSurfaceError
 from raydiance.serving.schema import Format, SampleRequest
 
-__all__ = ["ZIP", "Answer", "Piece", "finish", "pack"]
+__all__ = ["ZIP", "Piece", "finish", "pack"]
 
 ZIP = "application/zip"
-RADIUS, FOV_DEGREES, ELEVATION_DEGREES = 2.9, 42.0, 20.0  # the whole unit ball is in view
 TURNTABLE_SAMPLES, FRAMES_PER_S = 96, 24.0
 SHEET_COLUMNS = 4
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the same samples give the same bytes on any day
@@ -52,23 +54,13 @@ class Piece:
     latent: Tensor | None = None
 
 
-@dataclass(frozen=True)
-class Answer:
-    """A body with its media type, a file name that fits, and headers that say how it was made."""
-
-    content: bytes
-    media_type: str
-    filename: str
-    headers: dict[str, str] = field(default_factory=dict)
-
-
 def finish(bundle: Bundle, request: SampleRequest, form: Format, seed: int, x_0: Tensor) -> Piece:
     """The piece of one seed from its sample x_0 [C, D, H, W], as the network knows it (normalised)."""
     latent = bundle.statistics.denormalise(x_0[None])
     if form is Format.latent:
         return Piece(seed, latent=latent[0].float().cpu().clone())
     decoded = decode(bundle, latent)
-    if form is Format.png:
+    if form in (Format.png, Format.views):
         cameras = orbit_cameras(
             request.views,
             size=request.size,
@@ -91,17 +83,16 @@ def pack(bundle: Bundle, request: SampleRequest, form: Format, pieces: Sequence[
     headers = _lineage(bundle, request)
     if form is Format.png:
         return Answer(_sheet(bundle, request, pieces), form.media_type, f"{name}.png", headers)
+    if form is Format.views:
+        return Answer(_all_views(bundle, request, pieces), ZIP, f"{name}.zip", headers)
     if form is Format.latent:
         latents = torch.stack([piece.latent for piece in pieces if piece.latent is not None])
         content = save({"latents": latents}, metadata={"raydiance": json.dumps(_said(bundle, request))})
         return Answer(content, form.media_type, f"{name}.safetensors", headers)
     if len(pieces) == 1:
         return Answer(pieces[0].file, form.media_type, f"{name}.{form}", headers)
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for piece in pieces:
-            archive.writestr(zipfile.ZipInfo(f"{piece.seed}.{form}", ZIP_TIME), piece.file)
-    return Answer(buffer.getvalue(), ZIP, f"{name}.zip", headers)
+    files = {f"{piece.seed}.{form}": piece.file for piece in pieces}
+    return Answer(_zip(files), ZIP, f"{name}.zip", headers)
 
 
 def _mesh(decoded: VoxelField, request: SampleRequest, form: Format, extras: Any) -> bytes:
@@ -137,10 +128,35 @@ def _sheet(bundle: Bundle, request: SampleRequest, pieces: Sequence[Piece]) -> b
     """A row of views per seed; the views of a single seed in rows of four."""
     images = [image for piece in pieces if piece.images is not None for image in piece.images]
     columns = request.views if len(pieces) > 1 else min(request.views, SHEET_COLUMNS)
+    return _png(contact_sheet(images, columns), _said(bundle, request))
+
+
+def _all_views(bundle: Bundle, request: SampleRequest, pieces: Sequence[Piece]) -> bytes:
+    """A zip of PNGs, SEED-VIEW.png, each with its stamp."""
+    files = {}
+    for piece in pieces:
+        said = stamp(bundle, piece.seed, request.plan_name, category=request.category)["raydiance"]
+        for view, image in enumerate(() if piece.images is None else piece.images):
+            files[f"{piece.seed}-{view:02d}.png"] = _png(
+                image, {**said, "view": view, "views": request.views}
+            )
+    return _zip(files)
+
+
+def _png(image: NDArray[np.uint8], said: Mapping[str, Any]) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "sheet.png"
-        write_png(path, contact_sheet(images, columns), {"raydiance": json.dumps(_said(bundle, request))})
+        path = Path(folder) / "image.png"
+        write_png(path, image, {"raydiance": json.dumps(said)})
         return path.read_bytes()
+
+
+def _zip(files: Mapping[str, bytes]) -> bytes:
+    """Files by name, each stamped with the same time."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(zipfile.ZipInfo(name, ZIP_TIME), content)
+    return buffer.getvalue()
 
 
 def _said(bundle: Bundle, request: SampleRequest) -> dict[str, Any]:
@@ -152,7 +168,11 @@ def _said(bundle: Bundle, request: SampleRequest) -> dict[str, Any]:
 
 def _lineage(bundle: Bundle, request: SampleRequest) -> dict[str, str]:
     said = _said(bundle, request)
+    names = [
+        str(SampleId.of(said["sha256"], said["plan"], seed, request.category)) for seed in request.all_seeds
+    ]
     return {
+        "Raydiance-Sample": ",".join(names),
         "Raydiance-Bundle": said["bundle"],
         "Raydiance-Bundle-SHA256": said["sha256"],
         "Raydiance-Plan": said["plan"],

@@ -6,10 +6,11 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 from ray import serve as ray_serve
@@ -20,13 +21,14 @@ from ray.serve.handle import DeploymentHandle
 from raydiance.cluster import session
 from raydiance.config.platform import ClusterSpec, ServeSpec
 from raydiance.errors import ClusterError, ConfigError
-from raydiance.serving.answers import Answer
-from raydiance.serving.app import build_app, key_digest
+from raydiance.serving.app import build_app
 from raydiance.serving.client import Client
+from raydiance.serving.keys import ApiKey, KeyRing, key_digest
 from raydiance.serving.limits import MAX_BODY_VARIABLE
+from raydiance.serving.messages import Answer, Description, Step
 from raydiance.serving.problems import NotReadyError, OverloadError, ServingError
-from raydiance.serving.sampler import Description, Sampler
-from raydiance.serving.schema import Format, SampleRequest
+from raydiance.serving.sampler import Sampler
+from raydiance.serving.schema import Format, Link, SampleRequest
 from raydiance.storage import ArtifactRef, Store
 
 __all__ = ["KEYS_VARIABLE", "Endpoint", "Resolve", "find_bundle", "running", "serve"]
@@ -63,7 +65,7 @@ class Replica:
 
     def __init__(self, store: Store, ref: ArtifactRef, spec: ServeSpec) -> None:
         self._spec = spec
-        self._sampler = Sampler(store.get(ref), spec)
+        self._sampler = Sampler(store.get(ref), spec, store=store)
         self._sampler.warm_up()
 
     async def sample(self, request: SampleRequest, form: Format) -> Answer | ServingError:
@@ -72,8 +74,21 @@ class Replica:
         except ServingError as error:
             return error
 
+    async def stream(
+        self, request: SampleRequest, form: Format, previews: bool
+    ) -> AsyncGenerator[Step | Answer | ServingError]:
+        try:
+            async with aclosing(self._sampler.stream(request, form, previews=previews)) as events:
+                async for event in events:
+                    yield event
+        except ServingError as error:
+            yield error
+
     async def describe(self) -> Description:
         return self._sampler.describe()
+
+    async def lineage(self) -> list[Link]:
+        return await asyncio.to_thread(self._sampler.lineage)
 
     def check_health(self) -> None:
         self._sampler.check()
@@ -85,8 +100,9 @@ class Replica:
 class Gateway:
     """HTTP in front of the replicas: limits, keys, retries. Holds no model and no torch."""
 
-    def __init__(self, replicas: DeploymentHandle[Any], spec: ServeSpec, keys: Sequence[bytes]) -> None:
-        self._backend, self._spec, self._keys = _Replicas(replicas), spec, keys
+    def __init__(self, replicas: DeploymentHandle[Any], spec: ServeSpec, keys: Sequence[ApiKey]) -> None:
+        self._backend, self._spec = _Replicas(replicas), spec
+        self._keys = KeyRing(keys, None if spec.keys is None else Path(spec.keys))
 
     def __serve_build_asgi_app__(self) -> object:
         return build_app(self._backend, self._spec, self._keys)
@@ -104,23 +120,58 @@ class _Replicas:
             raise answer
         return answer
 
+    async def stream(
+        self, request: SampleRequest, form: Format, *, previews: bool = True
+    ) -> AsyncGenerator[Step | Answer]:
+        for _ in range(ATTEMPTS):
+            handle = self._handle.options(stream=True)
+            with _told():
+                asked: Any = handle.stream.remote(request, form, previews)
+                try:
+                    async for event in asked:
+                        if isinstance(event, ServingError):
+                            raise event
+                        yield event
+                    return
+                except RayActorError:
+                    continue  # the steps begin anew, and lead to the same bytes
+                finally:
+                    asked.cancel()
+        raise _lost()
+
     async def describe(self) -> Description:
         description: Description = await self._ask("describe")
         return description
 
+    async def lineage(self) -> list[Link]:
+        links: list[Link] = await self._ask("lineage")
+        return links
+
     async def _ask(self, method: str, *arguments: object) -> Any:
         for _ in range(ATTEMPTS):
-            try:
-                return await getattr(self._handle, method).remote(*arguments)
-            except RayActorError:
-                continue
-            except BackPressureError as error:
-                raise OverloadError(
-                    "all replicas are busy and their queues are full; try again later", 2.0
-                ) from error
-            except DeploymentUnavailableError as error:
-                raise NotReadyError("no replica is up; it is being started again", 5.0) from error
-        raise NotReadyError(f"the replica was lost {ATTEMPTS} times while it worked on this request", 5.0)
+            with _told():
+                try:
+                    return await getattr(self._handle, method).remote(*arguments)
+                except RayActorError:
+                    continue
+        raise _lost()
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Serve's refusals as ours."""
+    try:
+        yield
+    except BackPressureError as error:
+        raise OverloadError(
+            "all replicas are busy and their queues are full; try again later", 2.0
+        ) from error
+    except DeploymentUnavailableError as error:
+        raise NotReadyError("no replica is up; it is being started again", 5.0) from error
+
+
+def _lost() -> NotReadyError:
+    return NotReadyError(f"the replica was lost {ATTEMPTS} times while it worked on this request", 5.0)
 
 
 def find_bundle(store: Store, where: str, resolve: Resolve | None = None) -> ArtifactRef:
@@ -160,17 +211,18 @@ def running(
     beyond loopback without a key or a port that is taken, ClusterError if no replica becomes ready in time.
     """
     keys = keys if keys is not None else [key for key in os.environ.get(KEYS_VARIABLE, "").split(",") if key]
-    if not keys and not _is_loopback(spec.host):
+    if not keys and spec.keys is None and not _is_loopback(spec.host):
         raise ConfigError(
             f"serve.host={spec.host} listens beyond this machine, and there is no API key: "
-            f"set {KEYS_VARIABLE}, or use 127.0.0.1"
+            f"name a file of keys (serve.keys), set {KEYS_VARIABLE}, or use 127.0.0.1"
         )
     ref = find_bundle(store, spec.bundle, resolve)
     spec = replace(spec, port=_free_port(spec))
     url = f"http://{_for_url(spec.host)}:{spec.port}"
     with session(cluster or ClusterSpec()):
         try:
-            _deploy(spec, store, ref, [key_digest(key) for key in keys])
+            given = [ApiKey(name=f"given-{i}", sha256=key_digest(key)) for i, key in enumerate(keys)]
+            _deploy(spec, store, ref, given)
             _wait_until_ready(url, spec)
             yield Endpoint(url, ref)
         finally:
@@ -196,7 +248,7 @@ def serve(
         echo("shutting down")
 
 
-def _deploy(spec: ServeSpec, store: Store, ref: ArtifactRef, keys: list[bytes]) -> None:
+def _deploy(spec: ServeSpec, store: Store, ref: ArtifactRef, keys: list[ApiKey]) -> None:
     capacity = spec.slots + spec.queue
     quiet = {"log_level": "WARNING", "enable_access_log": False}
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
