@@ -19,6 +19,7 @@ MEDIA_TYPES = {
     "css": "text/css; charset=utf-8",
     "svg": "image/svg+xml",
     "woff2": "font/woff2",
+    "json": "application/json",
     "txt": "text/plain; charset=utf-8",
 }
 SECURITY = {
