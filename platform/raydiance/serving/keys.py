@@ -8,19 +8,24 @@ Keys are 256 random bits, so a plain SHA-256 keeps them; a new one beside the ol
 import hashlib
 import hmac
 import json
+import os
 import secrets
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
 
+from raydiance.config.platform import ServeSpec
 from raydiance.errors import ConfigError
 from raydiance.serving.problems import ForbiddenError, UnauthorizedError
 from raydiance.spec import from_plain, spec, to_plain
 from raydiance.storage import write_json
 
-__all__ = ["SCOPES", "ApiKey", "KeyRing", "add_key", "key_digest", "read_keys"]
+__all__ = ["KEYS_VARIABLE", "SCOPES", "ApiKey", "KeyRing", "add_key", "key_digest", "keys_for", "read_keys"]
+
+KEYS_VARIABLE = "RAYDIANCE_API_KEYS"
 
 Scope = Literal["read", "sample"]
 SCOPES: tuple[Scope, ...] = ("read", "sample")
@@ -77,6 +82,27 @@ def add_key(path: Path, name: str, scopes: Iterable[Scope] = SCOPES, expires: st
     keys = (*(read_keys(path) if path.exists() else ()), made)
     write_json(path, to_plain(KeyFile(keys=keys)))
     return key
+
+
+def keys_for(spec: ServeSpec, keys: Sequence[str] | None = None) -> list[ApiKey]:
+    """The keys given, or those of RAYDIANCE_API_KEYS (separated by commas), beside the file serve.keys.
+
+    Raises ConfigError where the endpoint listens beyond loopback and there is no key at all.
+    """
+    keys = keys if keys is not None else [key for key in os.environ.get(KEYS_VARIABLE, "").split(",") if key]
+    if not keys and spec.keys is None and not _is_loopback(spec.host):
+        raise ConfigError(
+            f"serve.host={spec.host} listens beyond this machine, and there is no API key: "
+            f"name a file of keys (serve.keys), set {KEYS_VARIABLE}, or use 127.0.0.1"
+        )
+    return [ApiKey(name=f"given-{i}", sha256=key_digest(key)) for i, key in enumerate(keys)]
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 class KeyRing:

@@ -1,9 +1,9 @@
 """The endpoint in this process, without Ray: for development, for tests, and where one process is enough."""
 
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from time import monotonic, sleep
 
 import uvicorn
@@ -11,13 +11,13 @@ import uvicorn
 from raydiance.config.platform import ServeSpec
 from raydiance.errors import ClusterError
 from raydiance.serving.app import build_app
-from raydiance.serving.keys import ApiKey, KeyRing
+from raydiance.serving.keys import ApiKey, KeyRing, keys_for
 from raydiance.serving.messages import Answer, Description, Step
 from raydiance.serving.sampler import Sampler
 from raydiance.serving.schema import Format, Link, SampleRequest
 from raydiance.storage import ArtifactRef, Store
 
-__all__ = ["Local", "running_here"]
+__all__ = ["Local", "running_here", "serve_here"]
 
 GRACE_S = 5
 
@@ -78,3 +78,14 @@ def running_here(
             thread.join()
     finally:
         sampler.close()
+
+
+def serve_here(spec: ServeSpec, store: Store, ref: ArtifactRef, echo: Callable[[str], None] = print) -> None:
+    """Run the endpoint in this process until ^C. Raises ConfigError beyond loopback without keys."""
+    keys = keys_for(spec)
+    echo(f"loading {ref.key} from {store.url}")
+    with running_here(spec, store, ref, keys) as url:
+        echo(f"serving {ref.key} at {url}")
+        with suppress(KeyboardInterrupt):
+            Event().wait()
+        echo("shutting down")

@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from raydiance.config.platform import ClusterSpec, ServeSpec
 from raydiance.errors import ClusterError, ConfigError
 from raydiance.serving.app import build_app
 from raydiance.serving.client import Client
-from raydiance.serving.keys import ApiKey, KeyRing, key_digest
+from raydiance.serving.keys import KEYS_VARIABLE, ApiKey, KeyRing, keys_for
 from raydiance.serving.limits import MAX_BODY_VARIABLE
 from raydiance.serving.messages import Answer, Description, Step
 from raydiance.serving.problems import NotReadyError, OverloadError, ServingError
@@ -31,10 +30,9 @@ from raydiance.serving.sampler import Sampler
 from raydiance.serving.schema import Format, Link, SampleRequest
 from raydiance.storage import ArtifactRef, Store
 
-__all__ = ["KEYS_VARIABLE", "Endpoint", "Resolve", "find_bundle", "running", "serve"]
+__all__ = ["Endpoint", "Resolve", "find_bundle", "running", "serve"]
 
 APPLICATION = "raydiance"
-KEYS_VARIABLE = "RAYDIANCE_API_KEYS"
 ATTEMPTS = (
     3  # a replica that dies takes its requests with it; they are asked again, and answer the same bytes
 )
@@ -210,18 +208,12 @@ def running(
     keys: API keys; None reads RAYDIANCE_API_KEYS (separated by commas). Raises ConfigError for an address
     beyond loopback without a key or a port that is taken, ClusterError if no replica becomes ready in time.
     """
-    keys = keys if keys is not None else [key for key in os.environ.get(KEYS_VARIABLE, "").split(",") if key]
-    if not keys and spec.keys is None and not _is_loopback(spec.host):
-        raise ConfigError(
-            f"serve.host={spec.host} listens beyond this machine, and there is no API key: "
-            f"name a file of keys (serve.keys), set {KEYS_VARIABLE}, or use 127.0.0.1"
-        )
+    given = keys_for(spec, keys)
     ref = find_bundle(store, spec.bundle, resolve)
     spec = replace(spec, port=_free_port(spec))
     url = f"http://{_for_url(spec.host)}:{spec.port}"
     with session(cluster or ClusterSpec()):
         try:
-            given = [ApiKey(name=f"given-{i}", sha256=key_digest(key)) for i, key in enumerate(keys)]
             _deploy(spec, store, ref, given)
             _wait_until_ready(url, spec)
             yield Endpoint(url, ref)
@@ -248,7 +240,7 @@ def serve(
         echo("shutting down")
 
 
-def _deploy(spec: ServeSpec, store: Store, ref: ArtifactRef, keys: list[ApiKey]) -> None:
+def _deploy(spec: ServeSpec, store: Store, ref: ArtifactRef, keys: Sequence[ApiKey]) -> None:
     capacity = spec.slots + spec.queue
     quiet = {"log_level": "WARNING", "enable_access_log": False}
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -306,13 +298,6 @@ def _wait_until_ready(url: str, spec: ServeSpec) -> None:
                     "the logs of Ray Serve say why (serve/ under Ray's session folder)"
                 )
             time.sleep(0.1)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _for_url(host: str) -> str:
