@@ -135,11 +135,27 @@ def ui(port: Annotated[int, typer.Option(help="Where MLflow listens on this mach
 
 
 @app.command()
-def serve(overrides: Overrides = None) -> None:
+def serve(
+    overrides: Overrides = None,
+    ray: Annotated[bool, typer.Option(help="Replicas on Ray Serve, or one in this process.")] = True,
+) -> None:
     """Serve a bundle over HTTP until ^C; settings under serve., for example serve.port=9000."""
     from raydiance.cli.endpoint import serve_bundle
 
-    serve_bundle(overrides or [])
+    serve_bundle(overrides or [], here=not ray)
+
+
+@app.command()
+def keys(
+    name: Annotated[str, typer.Argument(help="Whose key it is.")],
+    file: Annotated[Path, typer.Option(help="The file of keys, which serve.keys names.")],
+    scope: Annotated[list[str] | None, typer.Option(help="read or sample; both if not given.")] = None,
+    expires: Annotated[str | None, typer.Option(help="Until when, for example 2027-01-31T00:00:00Z.")] = None,
+) -> None:
+    """Make an API key and print it; the file keeps its digest only."""
+    from raydiance.cli.endpoint import add_api_key
+
+    add_api_key(file, name, scope or [], expires)
 
 
 @app.command()
@@ -170,6 +186,17 @@ def trace(
     from raydiance.cli.work import print_trace
 
     print_trace(file, as_json)
+
+
+@app.command()
+def reproduce(
+    file: Annotated[Path, typer.Argument(help="A file that left here: GLB, PNG, MP4, PLY, ...")],
+    overrides: Overrides = None,
+) -> None:
+    """Make the bytes of a file again. Exit status: 0 the same, 1 not."""
+    from raydiance.cli.endpoint import make_again
+
+    sys.exit(0 if make_again(file, overrides or []) else 1)
 
 
 @app.command()

@@ -101,7 +101,9 @@ class ServeSpec:
     """How the endpoint runs: where it listens, how much it takes on, how long it waits.
 
     `bundle` is a key in the store ("bundle/..."), NAME@ALIAS in the model registry, or "latest". A replica
-    has at most `slots` samples in progress and lets `queue` more wait; what comes beyond is refused.
+    has at most `slots` samples in progress and lets `queue` more wait; what comes beyond is refused. A client
+    has at most `max_requests` under way. Finished jobs are kept for `job_ttl_s`, up to `max_job_bytes` of
+    them. `keys` is a file of API keys (raydiance keys), read again when it changes.
     """
 
     bundle: str = "latest"
@@ -119,6 +121,11 @@ class ServeSpec:
     max_resolution: Annotated[int, Interval(ge=16, le=1024)] = 256
     max_pixels: Annotated[int, Ge(1024)] = 4_194_304
     max_body_bytes: Annotated[int, Ge(1024)] = 65536
+    max_requests: Annotated[int, Ge(1)] = 64
+    max_jobs: Annotated[int, Ge(1)] = 256
+    max_job_bytes: Annotated[int, Ge(0)] = 268_435_456
+    job_ttl_s: Annotated[float, Gt(0)] = 900.0
+    keys: str | None = None
     request_timeout_s: Annotated[float, Gt(0)] = 120.0
     drain_timeout_s: Annotated[float, Ge(0)] = 30.0
     start_timeout_s: Annotated[float, Gt(0)] = 180.0

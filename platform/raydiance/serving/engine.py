@@ -58,7 +58,7 @@ class Engine:
         if not sizes or list(sizes) != sorted(set(sizes)) or not 1 <= sizes[0] <= sizes[-1] <= slots:
             raise ValueError(f"need ascending sizes between 1 and slots = {slots}, got {sizes}")
         self.stats = Stats()
-        self.tick_s = network_s
+        self.tick_s, self.finish_s = network_s, 0.0
         self._network, self._sizes, self._slots, self._queue, self._clock = (
             network,
             sizes,
@@ -281,11 +281,17 @@ class Engine:
         return eps, self._clock() - began
 
     def _watch(self, batch: PlanBatch, chosen: list[Ticket[Any]], query: Query, eps: Tensor) -> None:
-        watchers = {ticket.number: ticket.order.watch for ticket in chosen if ticket.order.watch is not None}
+        watched = {ticket.number: ticket for ticket in chosen if ticket.order.watch is not None}
         for i, item in enumerate(batch.items):
-            watch = watchers.get(item.key)  # type: ignore[call-overload]
-            if watch is not None:
-                watch(Progress(item.row + 1, item.plan.nfe, query.x[i] - query.sigma[i] * eps[i]))
+            ticket = watched.get(item.key)  # type: ignore[call-overload]
+            if ticket is None or ticket.order.watch is None:
+                continue
+            try:
+                ticket.order.watch(
+                    Progress(item.row + 1, item.plan.nfe, query.x[i] - query.sigma[i] * eps[i])
+                )
+            except Exception:  # noqa: BLE001  nobody hears it any more; the others go on
+                ticket.cancel()
 
     def _retire(self, finished: Mapping[Any, Tensor]) -> None:
         for number, x_0 in finished.items():
@@ -329,6 +335,9 @@ class Engine:
             end = self._clock()
             timing = Timing(
                 ticket.started - ticket.submitted, ticket.sampled - ticket.started, end - ticket.sampled
+            )
+            self.finish_s += (
+                SMOOTHING * (timing.finish_s - self.finish_s) if self.finish_s else timing.finish_s
             )
             ticket.future.set_result((value, timing))
             self.stats.finished += 1
