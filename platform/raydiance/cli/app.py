@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from raydiance.cli.jobs import app as jobs
 from raydiance.errors import ConfigError, RaydianceError
 
 __all__ = ["main"]
@@ -19,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(jobs, name="jobs")
 # What follows the job's name belongs to the job: overrides and the job's own options.
 JOB_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 

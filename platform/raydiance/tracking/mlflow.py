@@ -49,7 +49,7 @@ from raydiance.spec import to_plain
 from raydiance.storage import Artifact, ArtifactRef, code_version, write_json
 from raydiance.tracking.address import reach
 from raydiance.tracking.buffer import Buffer
-from raydiance.tracking.provenance import dvc_tags
+from raydiance.tracking.provenance import dvc_tags, job_tags
 from raydiance.tracking.registry import ModelVersion
 from raydiance.tracking.tracker import Status, check_image, flatten, status_of
 
@@ -391,6 +391,7 @@ def _begin(
             else {}
         ),
         **dvc_tags(Path.cwd()),
+        **job_tags(),
         **({PARENT: parent_id} if parent_id else {}),
         **({NOTE: description} if description else {}),
         **tags,
