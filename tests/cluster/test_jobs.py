@@ -55,14 +55,14 @@ def test_a_submitted_job_leaves_its_results_here(address: str, tmp_path: Path) -
     first = raydiance(tmp_path, *command)
     assert first.returncode == 0, first.stderr
     assert "stage 1 of 8: ingest" in first.stderr, "the job's log is shown"
-    pointer = json.loads((tmp_path / "outputs/pipeline/ingest.json").read_text())
+    pointer = json.loads((tmp_path / "outputs/pipeline/furniture/ingest.json").read_text())
     assert Store.open(tmp_path / "store").get(pointer["key"]).ref.sha256 == pointer["sha256"]
-    assert (tmp_path / "outputs/pipeline/metrics/ingest.json").exists()
+    assert (tmp_path / "outputs/pipeline/furniture/metrics/ingest.json").exists()
 
     again = raydiance(tmp_path, *command)
     assert again.returncode == 0, again.stderr
     assert "attached to furniture-ingest-" in again.stderr
-    assert json.loads((tmp_path / "outputs/pipeline/ingest.json").read_text()) == pointer
+    assert json.loads((tmp_path / "outputs/pipeline/furniture/ingest.json").read_text()) == pointer
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_a_failing_job_gives_its_reason_and_its_exit_status(address: str, here: 
     assert submit(command, address, stream=log) == 1
     assert log.getvalue().splitlines()[-1].startswith("raydiance ingest: ")
     assert "/no/such/folder" in log.getvalue()
-    assert not (here / "outputs/pipeline/ingest.json").exists()
+    assert not (here / "outputs/pipeline/furniture/ingest.json").exists()
 
 
 def test_nothing_is_submitted_that_cannot_work(address: str, here: Path) -> None:

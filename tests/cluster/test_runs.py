@@ -55,20 +55,20 @@ def read(path: Path) -> dict[str, object]:
 def test_a_job_leaves_pointer_metrics_and_tables_and_the_next_one_finds_them(tmp_path: Path) -> None:
     first = job(tmp_path, "ingest", kind="meshes")
     assert first.returncode == 0, first.stderr
-    pointer = read(tmp_path / "outputs/pipeline/ingest.json")
+    pointer = read(tmp_path / "outputs/pipeline/furniture/ingest.json")
     store = Store.open(tmp_path / "store")
     artifact = store.get(str(pointer["key"]))
     assert artifact.ref.sha256 == pointer["sha256"]
     assert artifact.read_json("squares.json") == [1, 2, 3]
-    metrics = read(tmp_path / "outputs/pipeline/metrics/ingest.json")
+    metrics = read(tmp_path / "outputs/pipeline/furniture/metrics/ingest.json")
     assert metrics["psnr"] == 24.1235
     assert "duration_s" in metrics
-    table = (tmp_path / "outputs/pipeline/plots/ingest-loss.csv").read_text()
+    table = (tmp_path / "outputs/pipeline/furniture/plots/ingest-loss.csv").read_text()
     assert table.splitlines() == ["step,loss", "1,0.5", "2,0.25"]
 
     second = job(tmp_path, "render")
     assert second.returncode == 0, second.stderr
-    made = store.get(str(read(tmp_path / "outputs/pipeline/render.json")["key"]))
+    made = store.get(str(read(tmp_path / "outputs/pipeline/furniture/render.json")["key"]))
     assert made.manifest.parents == (artifact.ref,)
     assert "stage 2 of 8: render" in second.stderr
 
@@ -81,7 +81,9 @@ def test_a_record_travels_through_the_store(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "store")
     assert read_record(store, "one", tmp_path / "here")
     for name in ("ingest.json", "metrics/ingest.json", "plots/ingest-loss.csv"):
-        assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "outputs/pipeline" / name).read_bytes()
+        assert (tmp_path / "here" / name).read_bytes() == (
+            tmp_path / "outputs/pipeline/furniture" / name
+        ).read_bytes()
     assert not read_record(store, "two", tmp_path / "there")
 
 
@@ -110,4 +112,4 @@ def test_what_is_wrong_is_one_line_and_an_exit_status(
     assert done.returncode == status
     assert message in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
-    assert not (tmp_path / f"outputs/pipeline/{stage}.json").exists()
+    assert not (tmp_path / f"outputs/pipeline/furniture/{stage}.json").exists()

@@ -38,6 +38,7 @@ def test_an_override_sets_what_only_the_spec_knows() -> None:
     [
         ("size=tny", "size = 'tny': no such choice; did you mean tiny?"),
         ("experiment=furnitur", "experiment = 'furnitur': no such choice; did you mean furniture?"),
+        ("kind=digit", "kind = 'digit': no such kind of experiment; did you mean digits?"),
         ("sede=1", "sede = 1: no such setting; did you mean seed?"),
         (
             "cluster.num_worker=1",

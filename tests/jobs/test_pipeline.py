@@ -5,17 +5,19 @@ from pathlib import Path
 import pytest
 import yaml
 
-from raydiance.config import Experiment, project_folder
+from raydiance.config import LatentExperiment, project_folder
+from raydiance.config.experiment import KINDS
 from raydiance.config.explain import paths
-from raydiance.config.stages import STAGES
+from raydiance.config.stages import STAGES, Stages
 
 ROOT = project_folder()
+LATENT = STAGES["latent"]  # the stages of dvc.yaml
 JOBS = sorted((ROOT / "jobs").glob("*.py"))
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 
 
 def test_each_stage_has_a_job_and_each_job_is_a_stage() -> None:
-    assert {path.stem for path in JOBS} == set(STAGES)
+    assert {path.stem for path in JOBS} == {stage for stages in STAGES.values() for stage in stages}
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
@@ -25,21 +27,30 @@ def test_a_job_is_thin_and_runs_the_stage_of_its_name(path: Path) -> None:
     assert f'main("{path.stem}", lambda experiment, run: {path.stem}(experiment.{path.stem}, run)' in text
 
 
-def test_a_stage_reads_only_earlier_ones() -> None:
-    order = list(STAGES)
-    for stage, inputs in STAGES.items():
+def test_each_kind_of_experiment_has_its_stages_and_their_settings() -> None:
+    assert set(STAGES) == set(KINDS)
+    for kind, stages in STAGES.items():
+        assert set(stages) <= {path.split(".")[0] for path in paths(KINDS[kind])}
+
+
+@pytest.mark.parametrize("stages", STAGES.values(), ids=list(STAGES))
+def test_a_stage_reads_only_earlier_ones(stages: Stages) -> None:
+    order = list(stages)
+    for stage, inputs in stages.items():
         assert all(order.index(name) < order.index(stage) for name in inputs), stage
 
 
 def test_dvc_knows_the_same_stages_inputs_and_settings() -> None:
-    assert list(PIPELINE["stages"]) == list(STAGES)
-    settings = {path.split(".")[0] for path in paths(Experiment)}
+    assert list(PIPELINE["stages"]) == list(LATENT)
+    settings = {path.split(".")[0] for path in paths(LatentExperiment)}
     for stage, entry in PIPELINE["stages"].items():
-        assert entry["cmd"] == f"raydiance run {stage} --params params.yaml"
+        report = ["raydiance report --params params.yaml"] if stage == list(LATENT)[-1] else []
+        command = f"raydiance run {stage} --params params.yaml"
+        assert entry["cmd"] == ([command, *report] if report else command)
         assert entry["params"] == ["seed", stage]
         assert set(entry["params"]) <= settings
-        deps = [f"outputs/pipeline/{name}.json" for name in STAGES[stage]]
+        deps = [f"outputs/pipeline/${{name}}/{name}.json" for name in LATENT[stage]]
         assert sorted(entry.get("deps", [])) == sorted(deps)
         kept = {"cache": False, "persist": True}
-        assert entry["outs"] == [{f"outputs/pipeline/{stage}.json": kept}]
-        assert entry["metrics"] == [{f"outputs/pipeline/metrics/{stage}.json": kept}]
+        assert entry["outs"] == [{f"outputs/pipeline/${{name}}/{stage}.json": kept}]
+        assert entry["metrics"] == [{f"outputs/pipeline/${{name}}/metrics/{stage}.json": kept}]

@@ -114,6 +114,19 @@ def demo(
 
 
 @app.command()
+def report(
+    params: Annotated[Path, typer.Option(help="The pipeline's settings.")] = Path("params.yaml"),
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write it, if not beside the stages' pointers.")
+    ] = None,
+) -> None:
+    """One page of what the pipeline in this folder made and found, kept in its MLflow run, too."""
+    from raydiance.cli.report import record
+
+    print(f"report: {record(params, out)}", file=sys.stderr)
+
+
+@app.command()
 def ui(port: Annotated[int, typer.Option(help="Where MLflow listens on this machine.")] = 5000) -> None:
     """Open the record of runs in MLflow's pages, on loopback, until ^C."""
     from raydiance.cli.work import run_ui

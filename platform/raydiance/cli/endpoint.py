@@ -6,21 +6,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raydiance.config import Experiment, compose
+from raydiance.config import Experiment, LatentExperiment, compose
 from raydiance.errors import ConfigError
 from raydiance.storage import ArtifactRef, Store
 
 if TYPE_CHECKING:
     from raydiance.serving import Format
 
-__all__ = ["add_api_key", "make_again", "make_sample", "resolve_in", "serve_bundle"]
+__all__ = ["add_api_key", "make_again", "make_sample", "resolve_in", "serve_bundle", "served"]
 
 
 def serve_bundle(overrides: Sequence[str], *, here: bool = False) -> None:
     """Run the endpoint until ^C: on Ray Serve, or in this process."""
     from raydiance.serving import find_bundle, serve
 
-    experiment = compose(overrides)
+    experiment = served(compose(overrides))
     store = Store.open(experiment.store.url)
     if here:
         from raydiance.serving.local import serve_here
@@ -35,7 +35,7 @@ def make_sample(out: Path, seed: int, plan: str | None, url: str | None, overrid
     """One sample into a file: from the endpoint at `url`, else from the bundle, here. The same bytes."""
     form = _format_of(out)
     content, made_by = (
-        _ask(url, seed, plan, form) if url else _make_here(compose(overrides), seed, plan, form)
+        _ask(url, seed, plan, form) if url else _make_here(served(compose(overrides)), seed, plan, form)
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_bytes(content)
@@ -46,7 +46,7 @@ def make_again(path: Path, overrides: Sequence[str]) -> bool:
     """Make the bytes of a file again and say whether they are the same, and if not, why that may be."""
     from raydiance.serving.reproduce import reproduce
 
-    experiment = compose(overrides)
+    experiment = served(compose(overrides))
     verdict = reproduce(path, Store.open(experiment.store.url), experiment.serve)
     print(f"{path}: {verdict.text}")
     for reason in verdict.reasons:
@@ -62,6 +62,16 @@ def add_api_key(path: Path, name: str, scopes: Sequence[str], expires: str | Non
     if unknown:
         raise ConfigError(f"--scope {unknown[0]}: there is {', '.join(SCOPES)}")
     print(add_key(path, name, [scope for scope in SCOPES if scope in scopes or not scopes], expires))
+
+
+def served(experiment: Experiment) -> LatentExperiment:
+    """The experiment, if there is something in it to serve. Raises ConfigError if not."""
+    if not isinstance(experiment, LatentExperiment):
+        raise ConfigError(
+            f"experiment {experiment.name} (kind {experiment.kind}) makes no bundle, so nothing can be served; "
+            "choose another one: experiment=furniture"
+        )
+    return experiment
 
 
 def resolve_in(experiment: Experiment) -> Callable[[str, str], ArtifactRef] | None:
@@ -98,7 +108,9 @@ def _ask(url: str, seed: int, plan: str | None, form: "Format") -> tuple[bytes, 
     return answer.content, f"{answer.bundle} at {url}"
 
 
-def _make_here(experiment: Experiment, seed: int, plan: str | None, form: "Format") -> tuple[bytes, str]:
+def _make_here(
+    experiment: LatentExperiment, seed: int, plan: str | None, form: "Format"
+) -> tuple[bytes, str]:
     from raydiance.serving import Sampler, SampleRequest, find_bundle
 
     store = Store.open(experiment.store.url)

@@ -40,10 +40,18 @@ def submit_job(
 
 def run_pipeline(overrides: Sequence[str], *, dry_run: bool = False, force: bool = False) -> None:
     """Write params.yaml and let DVC run what it changes; ends the process where a stage fails."""
-    from raydiance.config import write_params
+    from raydiance.config import compose, write_params
+    from raydiance.config.stages import stages_of
 
     os.chdir(project_folder())
-    experiment = write_params(Path("params.yaml"), overrides)
+    experiment = compose(overrides)
+    if experiment.kind != "latent":
+        order = ", ".join(stages_of(experiment))
+        raise ConfigError(
+            f"experiment {experiment.name} (kind {experiment.kind}): dvc.yaml has the stages of kind latent; run "
+            f"these one by one with `raydiance run`: {order}"
+        )
+    write_params(Path("params.yaml"), overrides)
     print(f"pipeline of {experiment.name}, size {experiment.size}, seed {experiment.seed}", file=sys.stderr)
     options = [*(["--dry"] if dry_run else []), *(["--force"] if force else [])]
     done = subprocess.run([sys.executable, "-m", "dvc", "repro", *options], env=environment(), check=False)

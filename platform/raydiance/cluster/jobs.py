@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 from urllib.parse import urlsplit
 
 from raydiance.cluster.package import PARAMS, package
-from raydiance.cluster.pointers import read_record, resolve_input
-from raydiance.cluster.runs import Command, parent_of, read_settings
+from raydiance.cluster.pointers import folder_of, read_record, resolve_input
+from raydiance.cluster.runs import Command, inputs_given, parent_of, read_settings
 from raydiance.cluster.session import probe, settings
 from raydiance.config import Experiment, params_text, project_folder
-from raydiance.config.stages import STAGES
+from raydiance.config.stages import inputs_of
 from raydiance.errors import ClusterError
 from raydiance.spec import digest
 from raydiance.storage import Store, code_version
@@ -71,7 +71,7 @@ def submit(
         print(f"{job_id} is under way; run the same command again to attach to it", file=stream)
         return 0
     status = follow(client, job_id, on_interrupt=on_interrupt, stream=stream)
-    if status == 0 and not read_record(store, submission.name):
+    if status == 0 and not read_record(store, submission.name, folder_of(experiment.name)):
         raise ClusterError(
             f"{job_id} ended well, but {store.url} holds no record of it; the job and this machine must "
             "use the same store (RAYDIANCE_STORE)"
@@ -81,8 +81,11 @@ def submit(
 
 def prepare(command: Command, experiment: Experiment, store: Store, folder: Path) -> Submission:
     """Resolve the inputs here, where the pointers are, and pack code and settings."""
-    inputs = {name: resolve_input(name, store, command.inputs or {}).ref for name in STAGES[command.stage]}
-    parent = command.parent or parent_of(command.stage)
+    given, pointers = inputs_given(command, experiment), folder_of(experiment.name)
+    inputs = {
+        name: resolve_input(name, store, given, pointers).ref for name in inputs_of(experiment, command.stage)
+    }
+    parent = command.parent or parent_of(experiment, command.stage)
     archive = package(project_folder(), params_text(experiment, command.overrides), folder)
     made_from: dict[str, object] = {
         "package": archive.name,

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
-from raydiance.cluster.pointers import resolve_input
+from raydiance.cluster.pointers import folder_of, resolve_input
 from raydiance.cluster.session import address_of
 from raydiance.config import Experiment
 from raydiance.config.files import dump_yaml
-from raydiance.config.stages import STAGES
+from raydiance.config.stages import inputs_of, stages_of
 from raydiance.errors import RaydianceError
 from raydiance.spec import digest, to_plain
 from raydiance.storage import Artifact, Store
@@ -41,15 +41,16 @@ def print_plan(experiment: Experiment, stage: str, store: Store, given: Mapping[
 
 def plan(experiment: Experiment, stage: str, store: Store, given: Mapping[str, str]) -> list[tuple[str, str]]:
     """The plan of work, a row for each thing worth knowing before it starts."""
-    rows = [("stage", f"{stage} ({list(STAGES).index(stage) + 1} of {len(STAGES)})")]
+    needed, order = inputs_of(experiment, stage), list(stages_of(experiment))
+    rows = [("stage", f"{stage} ({order.index(stage) + 1} of {len(order)})")]
     inputs: dict[str, Artifact] = {}
-    for name in STAGES[stage]:
+    for name in needed:
         try:
-            inputs[name] = resolve_input(name, store, given)
+            inputs[name] = resolve_input(name, store, given, folder_of(experiment.name))
             rows.append(("input", f"{name}: {inputs[name].ref.key}, found"))
         except RaydianceError as error:
             rows.append(("input", f"{name}: missing ({error})"))
-    if len(inputs) == len(STAGES[stage]):
+    if len(inputs) == len(needed):
         run = run_name(experiment, stage, inputs)
         checkpoints = store.list(f"checkpoints/{run}")
         rows.append(("run", run))

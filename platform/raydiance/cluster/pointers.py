@@ -17,6 +17,7 @@ from raydiance.storage import Artifact, ArtifactRef, Store, write_json
 __all__ = [
     "FOLDER",
     "Pointer",
+    "folder_of",
     "read_pointer",
     "read_record",
     "resolve_input",
@@ -24,7 +25,7 @@ __all__ = [
     "write_results",
 ]
 
-FOLDER = Path("outputs/pipeline")
+FOLDER = Path("outputs/pipeline")  # below it a folder for each experiment
 
 
 @spec
@@ -44,26 +45,33 @@ class Pointer:
         return ArtifactRef(kind=self.kind, key=self.key, sha256=self.sha256)
 
 
-def read_pointer(stage: str, folder: Path = FOLDER) -> Pointer | None:
-    """The pointer that a stage left, None if it left none. Raises ArtifactError if it cannot be read."""
+def folder_of(experiment: str) -> Path:
+    """Where the stages of an experiment, by its name, leave their pointers."""
+    return FOLDER / experiment
+
+
+def read_pointer(stage: str, folder: Path) -> Pointer | None:
+    """The pointer that a stage left in the folder of its experiment, or None.
+
+    Raises ArtifactError if it cannot be read.
+    """
     path = folder / f"{stage}.json"
     try:
         return from_plain(Pointer, json.loads(path.read_bytes()))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path}: is no pointer ({error}); run `raydiance run {stage}` again") from error
+        raise ArtifactError(f"{path}: is no pointer ({error}); run {stage} again") from error
 
 
-def resolve_input(stage: str, store: Store, given: Mapping[str, str], folder: Path = FOLDER) -> Artifact:
+def resolve_input(stage: str, store: Store, given: Mapping[str, str], folder: Path) -> Artifact:
     """The artifact of an earlier stage: the key given for it, else the one its pointer names."""
     if stage in given:
         return store.get(given[stage])
     pointer = read_pointer(stage, folder)
     if pointer is None:
         raise ConfigError(
-            f"{folder / stage}.json: {stage} has not run; `raydiance run {stage}` first, or give "
-            f"--input {stage}=KEY"
+            f"{folder / stage}.json: {stage} has not run; run it first, or give --input {stage}=KEY"
         )
     try:
         return store.get(pointer.ref)
@@ -80,7 +88,7 @@ def write_results(
     pointer: Pointer,
     metrics: Mapping[str, float],
     tables: Mapping[str, Sequence[Mapping[str, object]]],
-    folder: Path = FOLDER,
+    folder: Path,
 ) -> list[Path]:
     """Metrics and tables first, the pointer last: a stage with a pointer is a stage that is done."""
     stage = pointer.stage
@@ -97,14 +105,14 @@ def write_results(
     return files
 
 
-def write_record(store: Store, name: str, files: Sequence[Path], folder: Path = FOLDER) -> None:
+def write_record(store: Store, name: str, files: Sequence[Path], folder: Path) -> None:
     """Keep the results in the store, where the machine that submitted the job can fetch them."""
     with store.create("records", name) as draft:
         for file in files:
             shutil.copy(file, draft.path(file.relative_to(folder).as_posix()))
 
 
-def read_record(store: Store, name: str, folder: Path = FOLDER) -> bool:
+def read_record(store: Store, name: str, folder: Path) -> bool:
     """Fetch what write_record kept, the pointer last; False if there is nothing under this name."""
     record = store.latest(f"records/{name}")
     if record is None:

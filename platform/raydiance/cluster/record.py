@@ -6,7 +6,7 @@ from functools import partial
 from raydiance.config import Experiment
 from raydiance.tracking import NullTracker, Tracker
 
-__all__ = ["connect_to", "open_record"]
+__all__ = ["connect_to", "join_record", "open_record"]
 
 
 def open_record(experiment: Experiment, stage: str, name: str, parent: str | None) -> Tracker:
@@ -23,6 +23,15 @@ def open_record(experiment: Experiment, stage: str, name: str, parent: str | Non
         tags={"stage": stage, "size": experiment.size, "seed": str(experiment.seed)},
         description=f"Stage **{stage}** of experiment `{experiment.name}`, size `{experiment.size}`.",
     )
+
+
+def join_record(experiment: Experiment, run_id: str) -> Tracker:
+    """A run that is there already, such as the pipeline's; who began it ends it."""
+    if experiment.tracking.kind == "none":
+        return NullTracker()
+    from raydiance.tracking.mlflow import open_tracker
+
+    return open_tracker(experiment.tracking.url, experiment.name, run_id=run_id)
 
 
 def connect_to(experiment: Experiment, tracker: Tracker) -> Callable[[], Tracker]:

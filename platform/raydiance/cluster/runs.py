@@ -12,18 +12,25 @@ from typing import NoReturn, TypeAlias
 
 from raydiance.cluster.curves import Curves
 from raydiance.cluster.plan import print_plan, run_name
-from raydiance.cluster.pointers import Pointer, read_pointer, resolve_input, write_record, write_results
+from raydiance.cluster.pointers import (
+    Pointer,
+    folder_of,
+    read_pointer,
+    resolve_input,
+    write_record,
+    write_results,
+)
 from raydiance.cluster.record import connect_to, open_record
 from raydiance.cluster.session import session
 from raydiance.cluster.tasks import TaskMap
 from raydiance.cluster.train import Launcher
 from raydiance.config import Experiment, compose, load_params
-from raydiance.config.stages import STAGES
+from raydiance.config.stages import inputs_of, stages_of
 from raydiance.errors import ConfigError, RaydianceError
 from raydiance.storage import Artifact, Store
 from raydiance.tracking import Outcome, Run, Tracker, open_progress, serial_map
 
-__all__ = ["Command", "Job", "execute", "main", "parent_of", "parse", "read_settings"]
+__all__ = ["Command", "Job", "execute", "inputs_given", "main", "parent_of", "parse", "read_settings"]
 
 Job: TypeAlias = Callable[[Experiment, Run], Outcome]
 
@@ -66,21 +73,23 @@ def execute(command: Command, job: Job, *, ray: bool = False) -> Pointer | None:
     """Carry out a command: the pointer that was left, or None after a dry run."""
     experiment = read_settings(command)
     store = Store.open(experiment.store.url)
-    given = command.inputs or {}
+    given, folder = inputs_given(command, experiment), folder_of(experiment.name)
     if command.dry_run:
         print_plan(experiment, command.stage, store, given)
         return None
-    inputs = {name: resolve_input(name, store, given) for name in STAGES[command.stage]}
+    inputs = {
+        name: resolve_input(name, store, given, folder) for name in inputs_of(experiment, command.stage)
+    }
     name = run_name(experiment, command.stage, inputs)
     if command.fresh:
         delete_checkpoints(store, name)
-    parent = command.parent or parent_of(command.stage)
+    parent = command.parent or parent_of(experiment, command.stage)
     started = time.monotonic()
     with (
         open_record(experiment, command.stage, name, parent) as tracker,
         _connected(experiment, ray),
     ):
-        _announce(command.stage, name)
+        _announce(experiment, command.stage, name)
         curves = Curves()
         run = open_run(experiment, name, store, tracker, curves, inputs)
         outcome = job(experiment, run)
@@ -99,9 +108,9 @@ def execute(command: Command, job: Job, *, ray: bool = False) -> Pointer | None:
             parent_run_id=tracker.parent_id,
         )
     tables = dict(outcome.tables) | ({"curves": curves.rows} if curves.rows else {})
-    files = write_results(pointer, metrics, tables)
+    files = write_results(pointer, metrics, tables, folder)
     if command.record:
-        write_record(store, command.record, files)
+        write_record(store, command.record, files, folder)
     delete_checkpoints(store, name)
     print(f"{command.stage}: {ref.key} after {duration_s:.1f} s", file=sys.stderr)
     return pointer
@@ -144,17 +153,27 @@ def _connected(experiment: Experiment, ray: bool) -> AbstractContextManager[None
     return session(experiment.cluster) if ray else nullcontext()
 
 
-def parent_of(stage: str) -> str | None:
+def inputs_given(command: Command, experiment: Experiment) -> Mapping[str, str]:
+    """The keys given for earlier stages. Raises ConfigError for one that the stage does not read."""
+    needed, given = inputs_of(experiment, command.stage), command.inputs or {}
+    if unknown := [name for name in given if name not in needed]:
+        raise ConfigError(
+            f"--input {unknown[0]}: {command.stage} reads {', '.join(needed) or 'no earlier stage'}"
+        )
+    return given
+
+
+def parent_of(experiment: Experiment, stage: str) -> str | None:
     """The pipeline's run, which follows the data from pointer to pointer."""
-    for name in STAGES[stage]:
-        pointer = read_pointer(name)
+    for name in inputs_of(experiment, stage):
+        pointer = read_pointer(name, folder_of(experiment.name))
         if pointer and pointer.parent_run_id:
             return pointer.parent_run_id
     return None
 
 
-def _announce(stage: str, name: str) -> None:
-    order = list(STAGES)
+def _announce(experiment: Experiment, stage: str, name: str) -> None:
+    order = list(stages_of(experiment))
     print(f"stage {order.index(stage) + 1} of {len(order)}: {stage} ({name})", file=sys.stderr)
 
 
@@ -174,8 +193,6 @@ def parse(stage: str, arguments: Sequence[str]) -> Command:
     if found.params and found.overrides:
         parser.error(f"give overrides or --params, not both ({' '.join(found.overrides)}, {found.params})")
     inputs = dict(item.partition("=")[::2] for item in found.input)
-    if unknown := [name for name in inputs if name not in STAGES[stage]]:
-        parser.error(f"--input {unknown[0]}: {stage} reads {', '.join(STAGES[stage]) or 'no earlier stage'}")
     return Command(
         stage=stage,
         overrides=tuple(found.overrides),

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
-from raydiance.config.experiment import Experiment
+from raydiance.config.experiment import KINDS, Experiment
 from raydiance.config.explain import explain, nearest, paths
 from raydiance.config.files import dump_yaml, read_yaml
 from raydiance.config.project import project_folder
@@ -50,11 +50,14 @@ def compose(overrides: Sequence[str] = (), *, folder: Path | None = None) -> Exp
 def validate(plain: Any) -> Experiment:
     """A tree of plain values as an Experiment. Raises ConfigError, a line for each thing that is wrong."""
     _refuse_code(plain, "")
+    kind = plain.get("kind") if isinstance(plain, dict) else None
+    if kind not in KINDS:
+        raise ConfigError(f"kind = {kind!r}: no such kind of experiment{nearest(str(kind), list(KINDS))}")
     try:
         # JSON in strict mode: lists become tuples, but "3" is no number and true is no 1.
-        return _adapter().validate_json(json.dumps(plain), strict=True)
+        return _adapter(kind).validate_json(json.dumps(plain), strict=True)
     except ValidationError as error:
-        raise ConfigError(explain(error, Experiment, plain)) from error
+        raise ConfigError(explain(error, KINDS[kind], plain)) from error
 
 
 def load_params(path: Path) -> Experiment:
@@ -86,8 +89,8 @@ def params_text(experiment: Experiment, overrides: Sequence[str]) -> str:
 
 
 @cache
-def _adapter() -> TypeAdapter[Experiment]:
-    return TypeAdapter(Experiment)
+def _adapter(kind: str) -> TypeAdapter[Experiment]:
+    return TypeAdapter(KINDS[kind])
 
 
 def _parse(text: str) -> Override:

@@ -2,16 +2,24 @@
 
 from typing import Literal, TypeAlias
 
-from raydiance.config.platform import ClusterSpec, ServeSpec, StoreSpec, TrackingSpec, TuneSpec
+from raydiance.config.platform import (
+    ClusterSpec,
+    ServeSpec,
+    StoreSpec,
+    TrackingSpec,
+    TuneSpec,
+)
+from raydiance.data.digits import DigitsSpec
 from raydiance.data.encode import EncodeSpec
 from raydiance.data.ingest import IngestSpec
 from raydiance.data.render import RenderSpec
 from raydiance.generation.evaluate import EvaluateSpec
 from raydiance.generation.publish import PublishSpec
+from raydiance.generation.sampler_table import SamplerTableSpec
 from raydiance.spec import spec
-from raydiance.training import AutodecoderTraining, DiffusionTraining
+from raydiance.training import AutodecoderTraining, DiffusionTraining, PixelTraining
 
-__all__ = ["Experiment", "LatentExperiment"]
+__all__ = ["KINDS", "DigitsExperiment", "Experiment", "LatentExperiment"]
 
 
 @spec
@@ -58,4 +66,35 @@ class LatentExperiment:
             )
 
 
-Experiment: TypeAlias = LatentExperiment
+@spec
+class DigitsExperiment:
+    """Digits -> denoisers of their pixels, on two schedules -> plans, and the tables of samplers."""
+
+    kind: Literal["digits"] = "digits"
+    name: str
+    size: str
+    seed: int = 0
+    digits: DigitsSpec = DigitsSpec()
+    train_diffusion: PixelTraining = PixelTraining()
+    train_cosine: PixelTraining = PixelTraining(schedule="cosine")
+    tune: TuneSpec = TuneSpec()
+    sampler_table: SamplerTableSpec = SamplerTableSpec()
+    cluster: ClusterSpec = ClusterSpec()
+    tracking: TrackingSpec = TrackingSpec()
+    store: StoreSpec = StoreSpec()
+
+    def __post_init__(self) -> None:
+        for stage, training in (
+            ("train_diffusion", self.train_diffusion),
+            ("train_cosine", self.train_cosine),
+        ):
+            if training.model.dims != self.digits.dims:
+                raise ValueError(
+                    f"digits.dims is {self.digits.dims}, but {stage}.model.dims is {training.model.dims}: "
+                    "make them equal"
+                )
+
+
+Experiment: TypeAlias = LatentExperiment | DigitsExperiment
+
+KINDS: dict[str, type[Experiment]] = {"latent": LatentExperiment, "digits": DigitsExperiment}

@@ -32,6 +32,10 @@ class TuneSpec:
     `nfe`); the best of those are then tried at the other numbers of calls. Judged on `num_samples` noises,
     against a teacher of `teacher_nfe` calls and against the training latents. `draft_nfe` and `standard_nfe`
     are what plans of these names may spend.
+
+    At each number of calls in `learn` a plan is then fitted to the teacher's samples of `learn_samples` other
+    noises, from each of the `learn_starts` best that were found. An iteration of a fit at K calls asks the
+    network about learn_samples K^3 / 2 times.
     """
 
     num_trials: Annotated[int, Ge(1)] = 24
@@ -58,16 +62,21 @@ class TuneSpec:
     sigma_min: Annotated[float, Gt(0)] = 0.01
     sigma_max: Annotated[tuple[Annotated[float, Gt(0)], ...], MinLen(1)] = (80.0, 20.0)
     components: Annotated[int, Ge(1)] = 16
+    learn: tuple[Annotated[int, Ge(1)], ...] = ()
+    learn_samples: Annotated[int, Ge(4)] = 16
+    learn_iterations: Annotated[int, Ge(1)] = 12
+    learn_starts: Annotated[int, Ge(1)] = 1
     cpus_per_trial: Annotated[float, Gt(0)] = 1.0
     gpus_per_trial: Annotated[float, Ge(0)] = 0.0
 
     def __post_init__(self) -> None:
         if self.screen_nfe is not None and self.screen_nfe not in self.nfe:
             raise ValueError(f"screen_nfe = {self.screen_nfe} must be one of nfe = {self.nfe}")
-        if self.teacher_nfe < 2 * max(self.nfe):
+        most = max(*self.nfe, *self.learn)
+        if self.teacher_nfe < 2 * most:
             raise ValueError(
-                f"teacher_nfe = {self.teacher_nfe} cannot judge plans of {max(self.nfe)} network calls: "
-                f"use {2 * max(self.nfe)} or more"
+                f"teacher_nfe = {self.teacher_nfe} cannot judge plans of {most} network calls: "
+                f"use {2 * most} or more"
             )
         if self.draft_nfe > self.standard_nfe:
             raise ValueError(f"need draft_nfe <= standard_nfe, got {self.draft_nfe} and {self.standard_nfe}")

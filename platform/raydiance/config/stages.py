@@ -1,14 +1,46 @@
-"""The stages of a pipeline and the earlier ones each of them reads."""
+"""The stages of each kind of experiment, and the earlier ones that each of them reads."""
 
-__all__ = ["STAGES"]
+from collections.abc import Mapping
 
-STAGES: dict[str, tuple[str, ...]] = {
-    "ingest": (),
-    "render": ("ingest",),
-    "train_autodecoder": ("render",),
-    "encode": ("train_autodecoder",),
-    "train_diffusion": ("encode", "train_autodecoder"),
-    "tune": ("train_diffusion", "encode"),
-    "evaluate": ("train_autodecoder", "encode", "train_diffusion", "tune", "render"),
-    "publish": ("train_autodecoder", "encode", "train_diffusion", "tune", "evaluate"),
+from raydiance.config.experiment import Experiment
+from raydiance.config.explain import nearest
+from raydiance.errors import ConfigError
+
+__all__ = ["STAGES", "Stages", "inputs_of", "stages_of"]
+
+Stages = Mapping[str, tuple[str, ...]]
+
+STAGES: dict[str, Stages] = {
+    "latent": {
+        "ingest": (),
+        "render": ("ingest",),
+        "train_autodecoder": ("render",),
+        "encode": ("train_autodecoder",),
+        "train_diffusion": ("encode", "train_autodecoder"),
+        "tune": ("train_diffusion", "encode"),
+        "evaluate": ("train_autodecoder", "encode", "train_diffusion", "tune", "render"),
+        "publish": ("train_autodecoder", "encode", "train_diffusion", "tune", "evaluate"),
+    },
+    "digits": {
+        "digits": (),
+        "train_diffusion": ("digits",),
+        "train_cosine": ("digits",),
+        "tune": ("train_diffusion", "digits"),
+        "sampler_table": ("train_diffusion", "train_cosine", "tune", "digits"),
+    },
 }
+
+
+def stages_of(experiment: Experiment) -> Stages:
+    """The stages of an experiment, in their order."""
+    return STAGES[experiment.kind]
+
+
+def inputs_of(experiment: Experiment, stage: str) -> tuple[str, ...]:
+    """The earlier stages that a stage reads. Raises ConfigError if the experiment has no such stage."""
+    stages = stages_of(experiment)
+    if stage not in stages:
+        raise ConfigError(
+            f"{stage}: {experiment.name} (kind {experiment.kind}) has no such stage{nearest(stage, list(stages))}"
+        )
+    return stages[stage]

@@ -1,5 +1,6 @@
 """What comes in: furniture, meshes read safely, views rendered from them, shards, latents encoded."""
 
+from raydiance.data.digits import DigitsSpec, digits
 from raydiance.data.encode import EncodeSpec, encode
 from raydiance.data.furniture import generate
 from raydiance.data.ingest import IngestSpec, ingest
@@ -11,6 +12,7 @@ from raydiance.data.sandbox import MeshReader, read_mesh
 from raydiance.data.views import ViewDataset, ViewedObject, ViewsIndex, write_views
 
 __all__ = [
+    "DigitsSpec",
     "EncodeSpec",
     "IngestSpec",
     "Mesh",
@@ -23,6 +25,7 @@ __all__ = [
     "ViewDataset",
     "ViewedObject",
     "ViewsIndex",
+    "digits",
     "encode",
     "generate",
     "ingest",

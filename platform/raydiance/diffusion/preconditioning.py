@@ -6,13 +6,14 @@ output. The six scalars of a kind of network are written out with their cancella
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
+from raydiance.diffusion import schedules
 from raydiance.diffusion.schedules import Schedule
 from raydiance.errors import ConfigError
 
@@ -26,7 +27,9 @@ __all__ = [
     "Preconditioning",
     "Scalars",
     "Velocity",
+    "discrete_epsilon",
     "expand",
+    "from_plain",
 ]
 
 
@@ -123,13 +126,17 @@ class EDM(Preconditioning):
 
 @dataclass(frozen=True)
 class Epsilon(Preconditioning):
-    """F is the noise, asked at x_vp = x / sqrt(1 + sigma^2) and time t of the schedule (Ho et al. 2020)."""
+    """F is the noise, asked at x_vp = x / sqrt(1 + sigma^2) and time t of the schedule (Ho et al. 2020).
+
+    time_scale: what the network is told is t times this; 1 for networks that count training steps.
+    """
 
     schedule: Schedule
+    time_scale: float = 1.0
 
     def scalars(self, sigma: Tensor) -> Scalars:
         zero, one = torch.zeros_like(sigma), torch.ones_like(sigma)
-        return Scalars(_alpha(sigma), _time(self.schedule, sigma), zero, one, zero, one)
+        return Scalars(_alpha(sigma), self.time_scale * _time(self.schedule, sigma), zero, one, zero, one)
 
 
 @dataclass(frozen=True)
@@ -163,6 +170,22 @@ class Flow(Preconditioning):
     def scalars(self, sigma: Tensor) -> Scalars:
         one, rest = torch.ones_like(sigma), 1 / (1 + sigma)  # rest = 1 - t
         return Scalars(rest, sigma * rest, rest, rest, -one, one)
+
+
+def discrete_epsilon(schedule: str, num_train_steps: int = 1000) -> Epsilon:
+    """The noise at the steps of a discrete schedule, by its name, told to the network as a number of 0 .. 2."""
+    return Epsilon(schedules.named(schedule, num_train_steps), 2 / num_train_steps)
+
+
+def from_plain(plain: Mapping[str, Any]) -> Preconditioning:
+    """What a denoiser's spec.json says of its inputs and outputs: {"sigma_data"} is EDM's, {"schedule",
+    "num_train_steps"} the noise at the steps of that schedule. Other keys are not read.
+    """
+    if "sigma_data" in plain:
+        return EDM(float(plain["sigma_data"]))
+    if "schedule" in plain:
+        return discrete_epsilon(str(plain["schedule"]), int(plain["num_train_steps"]))
+    raise ConfigError(f"a denoiser needs sigma_data, or schedule and num_train_steps, got {sorted(plain)}")
 
 
 def _alpha(sigma: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ __all__ = [
     "from_alphas_cumprod",
     "linear",
     "log_snr",
+    "named",
     "quadratic",
 ]
 
@@ -231,6 +232,14 @@ def from_alphas_cumprod(alphas_cumprod: Tensor, name: str = "custom") -> Discret
     SNR.
     """
     return DiscreteSchedule(name, alphas_cumprod.to("cpu", torch.float64))
+
+
+def named(name: str, num_train_steps: int = 1000) -> DiscreteSchedule:
+    """The linear, quadratic or cosine schedule of so many steps, by its name."""
+    known = {each.__name__: each for each in (linear, quadratic, cosine)}
+    if name not in known:
+        raise ConfigError(f"schedule {name!r}: there is {', '.join(known)}")
+    return known[name](num_train_steps)
 
 
 def edm(sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> PowerSchedule:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import serve as ray_serve
 from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
@@ -212,13 +213,16 @@ def running(
     ref = find_bundle(store, spec.bundle, resolve)
     spec = replace(spec, port=_free_port(spec))
     url = f"http://{_for_url(spec.host)}:{spec.port}"
+    others_ray = ray.is_initialized()
     with session(cluster or ClusterSpec()):
         try:
             _deploy(spec, store, ref, given)
             _wait_until_ready(url, spec)
             yield Endpoint(url, ref)
         finally:
-            ray_serve.shutdown()  # type: ignore[no-untyped-call]
+            ray_serve.delete(APPLICATION)  # drains the replicas
+            if others_ray:  # Serve ends with a Ray of our own; asked to before, it complains of its own death
+                ray_serve.shutdown()  # type: ignore[no-untyped-call]
 
 
 def serve(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from raydiance.errors import ConfigError
 from raydiance.storage import Artifact, ArtifactRef, Store
 from raydiance.tracking.progress import Progress, QuietProgress
 from raydiance.tracking.tracker import NullTracker, Tracker
@@ -84,6 +85,16 @@ class Run:
     seed: int
     map: Map
     launch: Launch
+
+    def input_of(self, kind: str) -> Artifact:
+        """The input of an artifact kind, whatever stage made it. Raises ConfigError if there is not just one."""
+        found = [artifact for artifact in self.inputs.values() if artifact.ref.kind == kind]
+        if len(found) != 1:
+            raise ConfigError(
+                f"run {self.name}: needs one input of kind {kind!r}, got {sorted(self.inputs) or 'no inputs'}; "
+                "name it as --input STAGE=KEY"
+            )
+        return found[0]
 
 
 @dataclass(frozen=True)

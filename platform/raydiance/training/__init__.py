@@ -8,13 +8,15 @@ from raydiance.training.autodecoder import (
     train_autodecoder,
 )
 from raydiance.training.checkpoint import Checkpoints, TrainState, load_checkpoint, save_checkpoint
-from raydiance.training.diffusion import (
+from raydiance.training.denoisers import (
     DiffusionLoop,
-    DiffusionObjective,
     DiffusionTraining,
     LatentUNetSpec,
-    train_diffusion,
+    PixelLoop,
+    PixelTraining,
+    PixelUNetSpec,
 )
+from raydiance.training.diffusion import DiffusionObjective, train_diffusion
 from raydiance.training.ema import Ema
 from raydiance.training.loop import Batch, LoopSpec, Objective, fit, start, train_step
 
@@ -32,6 +34,9 @@ __all__ = [
     "LatentUNetSpec",
     "LoopSpec",
     "Objective",
+    "PixelLoop",
+    "PixelTraining",
+    "PixelUNetSpec",
     "TrainState",
     "fit",
     "load_checkpoint",

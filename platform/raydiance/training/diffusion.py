@@ -1,107 +1,65 @@
-"""Training the denoiser of latents: EDM's preconditioning and loss. Karras et al. 2022, Table 1."""
+"""Training a denoiser: of latents with EDM's preconditioning, of pixels towards the noise as in DDPM."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
 from raydiance.data.latents import RobustStatistics
 from raydiance.diffusion import grids, plans, sampling, schedules
-from raydiance.diffusion.preconditioning import EDM
 from raydiance.errors import ConfigError
 from raydiance.fields import VoxelField, orbit_cameras, render_views
-from raydiance.models import FieldDecoder, UNet, UNetSpec, read_decoder, save_weights
-from raydiance.spec import spec, to_plain
-from raydiance.storage import ArtifactRef, write_json
+from raydiance.models import FieldDecoder, UNet, read_decoder, save_weights
+from raydiance.spec import to_plain
+from raydiance.storage import Artifact, ArtifactRef, write_json
 from raydiance.tracking import Outcome, Run, Worker
-from raydiance.training.loop import Batch, Decay, LoopSpec, Objective, fit
+from raydiance.training.denoisers import DiffusionTraining, PixelTraining
+from raydiance.training.loop import Batch, Objective, fit
 from raydiance.training.randomness import sample_generator, seeded
 from raydiance.training.rates import rates_by_fan_in
 
-__all__ = [
-    "DiffusionLoop",
-    "DiffusionObjective",
-    "DiffusionTraining",
-    "LatentUNetSpec",
-    "train_diffusion",
-]
+__all__ = ["DiffusionObjective", "train_diffusion"]
+
+Training: TypeAlias = DiffusionTraining | PixelTraining
+Show: TypeAlias = Callable[[Tensor], NDArray[np.uint8]]
 
 REFERENCE_FAN_IN = (
     1024  # a 3 x 3 x 3 convolution of 38 channels; the global path's first layer has 4096 and more
 )
 
 
-@spec
-class LatentUNetSpec(UNetSpec):
-    """The U-Net of latents: a small one, beside a global path."""
-
-    channels: int = 16
-    multipliers: tuple[int, ...] = (1, 2)
-    attention_levels: tuple[int, ...] = ()
-    global_width: int = 512
-
-
-@spec
-class DiffusionLoop(LoopSpec):
-    """How the denoiser is stepped."""
-
-    steps: int = 1200
-    batch_size: int = 16
-    learning_rate: float = 3e-3
-    decay: Decay = "linear"
-    ema_decay: float = 0.99
-
-
-@spec
-class DiffusionTraining:
-    """The denoiser and how it is trained. ln sigma is normal with mean `p_mean` and deviation `p_std`.
-
-    Karras et al. 2022 take -1.2 and 1.2 for images; latents of aligned objects have thousands of numbers but few
-    directions, so that noise must be ten times the data before it hides which object it is.
-    """
-
-    model: LatentUNetSpec = LatentUNetSpec()
-    loop: DiffusionLoop = DiffusionLoop()
-    sigma_data: float = 1.0
-    p_mean: float = 1.2
-    p_std: float = 1.6
-    preview_samples: int = 6
-    preview_steps: int = 18
-    preview_size: int = 64
-
-    def __post_init__(self) -> None:
-        if self.sigma_data <= 0 or self.p_std <= 0:
-            raise ValueError(f"sigma_data and p_std must be positive, got {self.sigma_data} and {self.p_std}")
-
-
 class DiffusionObjective(Objective):
-    """The network against normalised latents [N, C, *] at random noise levels."""
+    """The network against normalised latents [N, C, *] at random noise levels.
+
+    show: makes a picture of denoised samples [B, C, *]; without it there are no previews.
+    """
 
     model: UNet
 
     def __init__(
         self,
-        training: DiffusionTraining,
+        training: Training,
         latents: Tensor,
         seed: int,
         *,
         labels: Tensor | None = None,
-        statistics: RobustStatistics | None = None,
-        decoder: FieldDecoder | None = None,
+        show: Show | None = None,
     ) -> None:
         super().__init__()
-        if latents.shape[1] != training.model.in_channels:
+        if latents.ndim != training.model.dims + 2 or latents.shape[1] != training.model.in_channels:
             raise ConfigError(
-                f"train_diffusion.model.in_channels is {training.model.in_channels}, but the latents have "
-                f"{latents.shape[1]} channels: set in_channels and out_channels to {latents.shape[1]}"
+                f"train_diffusion.model takes {training.model.in_channels} channels in {training.model.dims} "
+                f"dimensions, but the data is {list(latents.shape)}: set dims to {latents.ndim - 2}, in_channels "
+                f"and out_channels to {latents.shape[1]}"
             )
-        self.training_spec, self.edm = training, EDM(training.sigma_data)
-        self.latents, self.labels = latents, labels
-        self.statistics, self.decoder = statistics, [decoder] if decoder else []  # a list: not trained
+        self.training_spec, self.preconditioning = training, training.preconditioning
+        self.latents, self.labels, self.show = latents, labels, show
         self.seed = seed
         with seeded(seed):
             self.model = UNet(training.model)
@@ -113,16 +71,15 @@ class DiffusionObjective(Objective):
         rows, generators = batch.items(len(self.latents)), batch.generators()
         device = next(self.model.parameters()).device
         x_0 = self.latents[rows].to(device)
-        normal = torch.cat([torch.randn(1, generator=g) for g in generators]).to(device)
+        sigma = self.training_spec.draw_sigma(batch, generators).to(device)
         noise = torch.stack([torch.randn(x_0.shape[1:], generator=g) for g in generators]).to(device)
-        sigma = (self.training_spec.p_mean + self.training_spec.p_std * normal).exp()
         condition = None if self.labels is None else self.labels[rows].to(device)
-        return {"loss": self.edm.loss(self.model, x_0, sigma, noise, condition).mean()}
+        return {"loss": self.preconditioning.loss(self.model, x_0, sigma, noise, condition).mean()}
 
     @torch.no_grad()
     def preview(self, weights: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-        """Samples of the given weights, decoded and seen from one side; the same seeds at every step."""
-        if not self.decoder or self.statistics is None:
+        """A picture of samples of the given weights; the same seeds at every step."""
+        if self.show is None:
             return {}
         training = self.training_spec
         network = UNet(training.model)
@@ -136,33 +93,26 @@ class DiffusionObjective(Objective):
                 for index in range(training.preview_samples)
             ]
         )
-        latents = sampling.sample(self.edm.noise_predictor(network), plan, x)
-        field = VoxelField(self.decoder[0](self.statistics.denormalise(latents.float())))
-        camera = orbit_cameras(
-            1, size=training.preview_size, radius=3.0, fov_degrees=40.0, elevation_degrees=25.0
-        )
-        views = render_views(field, camera, num_samples=64).colour[:, 0]
-        sheet = views.permute(1, 0, 2, 3).reshape(training.preview_size, -1, 3)
-        return {"samples": (sheet.clamp(0, 1) * 255).round().byte().numpy()}
+        return {"samples": self.show(sampling.sample(self.preconditioning.noise_predictor(network), plan, x))}
 
 
 @dataclass(frozen=True)
 class Payload:
     """What a worker needs to train; it can be pickled."""
 
-    training: DiffusionTraining
+    training: Training
     latents: ArtifactRef
     autodecoder: ArtifactRef | None
     run_name: str
     seed: int
 
 
-def train_diffusion(training: DiffusionTraining, run: Run) -> Outcome:
-    """Train on inputs["encode"]: artifact kind "denoiser" (averaged weights, spec).
+def train_diffusion(training: Training, run: Run) -> Outcome:
+    """Train on the input of kind "latents": artifact kind "denoiser" (averaged weights, spec).
 
-    With inputs["train_autodecoder"] samples are decoded and shown while training.
+    With inputs["train_autodecoder"] samples are decoded and shown while training; pixels are shown as they are.
     """
-    latents, autodecoder = run.inputs["encode"], run.inputs.get("train_autodecoder")
+    latents, autodecoder = run.input_of("latents"), run.inputs.get("train_autodecoder")
     run.tracker.log_params(to_plain(training))
     run.tracker.log_input(latents, "training")
     payload = Payload(training, latents.ref, autodecoder.ref if autodecoder else None, run.name, run.seed)
@@ -180,17 +130,14 @@ def _train(payload: Payload, worker: Worker) -> ArtifactRef | None:
     statistics = RobustStatistics(raw["center"], raw["scale"])
     described = artifact.read_json("latents.json")
     classes = sorted(set(described["categories"]))
-    decoder = None
-    if payload.autodecoder:
-        trained = worker.store.get(payload.autodecoder)
-        decoder = read_decoder(trained.path("spec.json"), trained.path("weights.safetensors"))
     objective = DiffusionObjective(
         training,
         statistics.normalise(raw["latents"]),
         payload.seed,
         labels=_labels(training, described["categories"], classes),
-        statistics=statistics,
-        decoder=decoder,
+        show=_show(
+            training, statistics, worker.store.get(payload.autodecoder) if payload.autodecoder else None
+        ),
     )
     state = fit(objective, training.loop, worker=worker, run_name=payload.run_name, seed=payload.seed)
     if worker.rank > 0:
@@ -207,7 +154,7 @@ def _train(payload: Payload, worker: Worker) -> ArtifactRef | None:
         save_weights(draft.path("weights.safetensors"), state.averaged())
         write_json(
             draft.path("spec.json"),
-            {"model": to_plain(training.model), "sigma_data": training.sigma_data, "classes": classes},
+            {"model": to_plain(training.model), "classes": classes, **training.described},
         )
         write_json(draft.path("metrics.json"), {"denoising_loss": denoising_loss(objective)})
     return draft.artifact.ref
@@ -224,7 +171,7 @@ def denoising_loss(objective: DiffusionObjective, *, num_batches: int = 8, batch
     return sum(losses) / num_batches
 
 
-def _labels(training: DiffusionTraining, categories: list[str], classes: list[str]) -> Tensor | None:
+def _labels(training: Training, categories: list[str], classes: list[str]) -> Tensor | None:
     if not training.model.num_classes:
         return None
     if training.model.num_classes != len(classes):
@@ -233,3 +180,31 @@ def _labels(training: DiffusionTraining, categories: list[str], classes: list[st
             f"{len(classes)} categories {classes}: set it to {len(classes)}, or to 0"
         )
     return torch.tensor([classes.index(category) for category in categories])
+
+
+def _show(training: Training, statistics: RobustStatistics, autodecoder: Artifact | None) -> Show | None:
+    """How samples are shown: pixels as they are, latents through their decoder, which is not trained here."""
+    if isinstance(training, PixelTraining):
+        return pixel_sheet
+    if autodecoder is None:
+        return None
+    decoder = read_decoder(autodecoder.path("spec.json"), autodecoder.path("weights.safetensors"))
+    return partial(_views, decoder.requires_grad_(False), statistics, training.preview_size)
+
+
+def _views(
+    decoder: FieldDecoder, statistics: RobustStatistics, size: int, latents: Tensor
+) -> NDArray[np.uint8]:
+    """Decoded latents seen from one side, beside each other: [size, B size, 3]."""
+    field = VoxelField(decoder(statistics.denormalise(latents.float())))
+    camera = orbit_cameras(1, size=size, radius=3.0, fov_degrees=40.0, elevation_degrees=25.0)
+    views = render_views(field, camera, num_samples=64).colour[:, 0]
+    sheet = views.permute(1, 0, 2, 3).reshape(size, -1, 3)
+    return (sheet.clamp(0, 1) * 255).round().byte().numpy()
+
+
+def pixel_sheet(pixels: Tensor) -> NDArray[np.uint8]:
+    """Grey images with ink from -1 to 1, [B, H, W] or [B, 1, H, W], beside each other: [H, B W, 3]."""
+    images = pixels.float().reshape(len(pixels), *pixels.shape[-2:])
+    sheet = torch.cat(list(((1 - images) / 2).clamp(0, 1)), dim=1)
+    return (sheet * 255).round().byte()[..., None].expand(*sheet.shape, 3).contiguous().numpy()

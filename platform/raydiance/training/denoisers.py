@@ -1,0 +1,138 @@
+"""What a denoiser is and how it is trained, for each kind of data: its spec, its noise levels, what it is told."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Ge
+from torch import Generator, Tensor
+
+from raydiance.diffusion import losses, schedules
+from raydiance.diffusion.preconditioning import EDM, Epsilon, discrete_epsilon
+from raydiance.models import UNetSpec
+from raydiance.spec import spec
+from raydiance.training.loop import Batch, Decay, LoopSpec
+
+__all__ = [
+    "DiffusionLoop",
+    "DiffusionTraining",
+    "LatentUNetSpec",
+    "PixelLoop",
+    "PixelTraining",
+    "PixelUNetSpec",
+]
+
+
+@spec
+class LatentUNetSpec(UNetSpec):
+    """The U-Net of latents: a small one, beside a global path."""
+
+    channels: int = 16
+    multipliers: tuple[int, ...] = (1, 2)
+    attention_levels: tuple[int, ...] = ()
+    global_width: int = 512
+
+
+@spec
+class DiffusionLoop(LoopSpec):
+    """How the denoiser is stepped."""
+
+    steps: int = 1200
+    batch_size: int = 16
+    learning_rate: float = 3e-3
+    decay: Decay = "linear"
+    ema_decay: float = 0.99
+
+
+@spec
+class DiffusionTraining:
+    """The denoiser and how it is trained. ln sigma is normal with mean `p_mean` and deviation `p_std`.
+
+    Karras et al. 2022 take -1.2 and 1.2 for images; latents of aligned objects have thousands of numbers but few
+    directions, so that noise must be ten times the data before it hides which object it is.
+    """
+
+    model: LatentUNetSpec = LatentUNetSpec()
+    loop: DiffusionLoop = DiffusionLoop()
+    sigma_data: float = 1.0
+    p_mean: float = 1.2
+    p_std: float = 1.6
+    preview_samples: int = 6
+    preview_steps: int = 18
+    preview_size: int = 64
+
+    def __post_init__(self) -> None:
+        if self.sigma_data <= 0 or self.p_std <= 0:
+            raise ValueError(f"sigma_data and p_std must be positive, got {self.sigma_data} and {self.p_std}")
+
+    @property
+    def preconditioning(self) -> EDM:
+        return EDM(self.sigma_data)
+
+    @property
+    def described(self) -> Mapping[str, object]:
+        """What spec.json tells beside the model: see diffusion.preconditioning.from_plain."""
+        return {"sigma_data": self.sigma_data}
+
+    def draw_sigma(self, batch: Batch, generators: Sequence[Generator]) -> Tensor:
+        """Noise levels [B] of a batch, an own generator for each item."""
+        normal = torch.cat([torch.randn(1, generator=g) for g in generators])
+        return losses.log_normal_sigma(normal, mean=self.p_mean, std=self.p_std)
+
+
+@spec
+class PixelUNetSpec(UNetSpec):
+    """The U-Net of digits whose rows are channels. It has one level: tables ask it some hundred million times."""
+
+    dims: int = 1
+    in_channels: int = 8
+    out_channels: int = 8
+    channels: int = 32
+    multipliers: tuple[int, ...] = (1,)
+    attention_levels: tuple[int, ...] = ()
+    embedding_dim: int = 64
+
+
+@spec
+class PixelLoop(LoopSpec):
+    """How the denoiser of pixels is stepped."""
+
+    steps: int = 8000
+    batch_size: int = 128
+    learning_rate: float = 2e-3
+    decay: Decay = "linear"
+    ema_decay: float = 0.998
+    log_every: int = 50
+    checkpoint_every: int = 1000
+    preview_every: int = 1000
+
+
+@spec
+class PixelTraining:
+    """A network of the noise at the training steps t of a schedule, each as likely (Ho et al. 2020, Eq. 14).
+
+    Over a batch t is drawn evenly (stratified).
+    """
+
+    model: PixelUNetSpec = PixelUNetSpec()
+    loop: PixelLoop = PixelLoop()
+    schedule: Literal["linear", "quadratic", "cosine"] = "linear"
+    num_train_steps: Annotated[int, Ge(2)] = 1000
+    preview_samples: int = 16
+    preview_steps: int = 18
+
+    @property
+    def preconditioning(self) -> Epsilon:
+        return discrete_epsilon(self.schedule, self.num_train_steps)
+
+    @property
+    def described(self) -> Mapping[str, object]:
+        """What spec.json tells beside the model: see diffusion.preconditioning.from_plain."""
+        return {"schedule": self.schedule, "num_train_steps": self.num_train_steps}
+
+    def draw_sigma(self, batch: Batch, generators: Sequence[Generator]) -> Tensor:
+        """Noise levels [B] of a batch, an own generator for each item."""
+        uniform = torch.cat([torch.rand(1, generator=g) for g in generators])
+        index = torch.tensor(batch.indices)
+        even = losses.stratified(uniform, index, batch.batch_size)
+        return losses.discrete_sigma(schedules.named(self.schedule, self.num_train_steps), even)
