@@ -3,11 +3,12 @@ goodput under the same arrivals.
 
     python benchmarks/serving.py [--quick] [--seconds S]
 
-One network (the furniture denoiser of the tiny preset, random weights), one replica with one core, one
-thread; plans of 8, 16 and 50 steps at random, seeds at random, open-loop Poisson arrivals at shares of the
-load that static batches sustain, the same arrivals for each system. Latency counts from the moment a request
-was due to be sent. Goodput is what comes back within twice the time that the plan takes alone, one request at
-a time; ours_due is the engine that is told these deadlines, so that it refuses what cannot meet its own.
+One network (the furniture denoiser of the tiny preset, random weights; with --quick a small one, so that
+seconds hold enough requests), one process with one thread; plans of 8, 16 and 50 steps at random, seeds at
+random, open-loop Poisson arrivals at shares of the load that static batches sustain, the same arrivals for
+each system. Latency counts from the moment a request was due to be sent. Goodput is what comes back within
+twice the time that the plan takes alone, one request at a time; ours_due is the engine that is told these
+deadlines, so that it refuses what cannot meet its own.
 
 pipeline: what many deploy, a pipeline with a scheduler that keeps the state of one sample (set_timesteps, step),
 behind a FastAPI route that holds a lock on it, in a process of its own. The last line is JSON.
@@ -24,7 +25,7 @@ import statistics
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +51,9 @@ with warnings.catch_warnings():
 
 SHAPE = (16, 8, 8, 8)
 SPEC = UNetSpec(in_channels=16, out_channels=16, multipliers=(1, 2))
+QUICK_SPEC = UNetSpec(
+    in_channels=16, out_channels=16, channels=8, multipliers=(1,), attention_levels=(), embedding_dim=32
+)
 STEPS = (8, 16, 50)
 SCHEDULE = schedules.edm()
 PLANS = {
@@ -65,10 +69,10 @@ QUICK_SHARES, SHARES = (0.8,), (0.4, 0.6, 0.8, 1.0, 1.2)
 class Model:
     """The network, warmed up."""
 
-    def __init__(self) -> None:
+    def __init__(self, quick: bool) -> None:
         torch.set_num_threads(1)
         torch.manual_seed(0)
-        network = UNet(SPEC).eval().requires_grad_(False)
+        network = UNet(QUICK_SPEC if quick else SPEC).eval().requires_grad_(False)
         for parameter in network.parameters():
             if not parameter.any():
                 torch.nn.init.normal_(parameter, std=0.02)
@@ -83,18 +87,20 @@ class Model:
         return sampling.sample(self.predict_noise, plan, plan.start(noise))
 
 
-@serve.deployment(max_ongoing_requests=1000, ray_actor_options={"num_cpus": 1}, logging_config=QUIET)
-class Ours:
-    """Continuous batching at the level of a network call."""
+@serve.deployment(max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0}, logging_config=QUIET)
+class Replica:
+    """Three ways to serve one network in one process; only one of them is asked at a time."""
 
-    def __init__(self) -> None:
-        model = Model()
+    def __init__(self, quick: bool) -> None:
+        self.model = model = Model(quick)
+        self.turn = asyncio.Lock()
         self.engine = Engine(
             lambda x, sigma, labels: model.predict_noise(x, sigma), SHAPE, slots=64, queue=1000
         )
         self.engine.__enter__()
 
-    async def __call__(self, seed: int, steps: int, deadline_s: float | None = None) -> float | None:
+    async def ours(self, seed: int, steps: int, deadline_s: float | None = None) -> float | None:
+        """Continuous batching at the level of a network call."""
         noise = torch.randn(SHAPE, generator=noise_generator(seed))
         order = Order(PLANS[steps], noise, finish=lambda x_0: float(x_0.sum()), deadline_s=deadline_s)
         try:
@@ -103,24 +109,8 @@ class Ours:
             return None
         return value
 
-    def overhead(self) -> dict[str, float]:
-        stats = self.engine.stats
-        return {
-            "overhead_share": stats.overhead,
-            "overhead_ms": 1e3 * (stats.tick_s - stats.network_s) / max(stats.ticks, 1),
-            "tick_ms": 1e3 * stats.tick_s / max(stats.ticks, 1),
-            "samples_per_tick": stats.rows / max(stats.ticks, 1),
-        }
-
-
-@serve.deployment(max_ongoing_requests=1000, ray_actor_options={"num_cpus": 1}, logging_config=QUIET)
-class Static:
-    """Ray Serve's batching: what has come in is run to its end, plan by plan, and answered together."""
-
-    def __init__(self) -> None:
-        self.model = Model()
-
-    async def __call__(self, seed: int, steps: int) -> float:
+    async def static(self, seed: int, steps: int) -> float:
+        """Ray Serve's batching: what has come in is run to its end, plan by plan, and answered together."""
         answer: float = await self.batched((seed, steps))
         return answer
 
@@ -138,25 +128,26 @@ class Static:
                 }
         return [found[request] for request in requests]
 
-
-@serve.deployment(max_ongoing_requests=1000, ray_actor_options={"num_cpus": 1}, logging_config=QUIET)
-class Single:
-    """One request at a time, in the order of their coming."""
-
-    def __init__(self) -> None:
-        self.model = Model()
-        self.turn = asyncio.Lock()
-
-    async def __call__(self, seed: int, steps: int) -> float:
+    async def single(self, seed: int, steps: int) -> float:
+        """One request at a time, in the order of their coming."""
         async with self.turn:
             return float((await asyncio.to_thread(self.model.run, [seed], steps)).sum())
+
+    def overhead(self) -> dict[str, float]:
+        stats = self.engine.stats
+        return {
+            "overhead_share": stats.overhead,
+            "overhead_ms": 1e3 * (stats.tick_s - stats.network_s) / max(stats.ticks, 1),
+            "tick_ms": 1e3 * stats.tick_s / max(stats.ticks, 1),
+            "samples_per_tick": stats.rows / max(stats.ticks, 1),
+        }
 
 
 class Scheduler:
     """Keeps the noise levels and the place of the one sample that is being made."""
 
     def set_timesteps(self, steps: int) -> None:
-        self.sigmas = grids.karras(SCHEDULE, steps).sigmas.float()
+        self.sigmas = torch.tensor(grids.karras(SCHEDULE, steps).sigmas, dtype=torch.float32)
         self.index = 0
 
     def step(self, eps: Tensor, x: Tensor) -> Tensor:
@@ -167,8 +158,8 @@ class Scheduler:
 class Pipeline:
     """A network with a scheduler: called with a seed and a number of steps, it makes one sample."""
 
-    def __init__(self) -> None:
-        self.model, self.scheduler = Model(), Scheduler()
+    def __init__(self, quick: bool) -> None:
+        self.model, self.scheduler = Model(quick), Scheduler()
 
     @torch.inference_mode()
     def __call__(self, seed: int, steps: int) -> Tensor:
@@ -179,9 +170,9 @@ class Pipeline:
         return x
 
 
-def run_pipeline(port: int) -> None:
+def run_pipeline(port: int, quick: bool) -> None:
     """The pipeline behind FastAPI, until the process is ended."""
-    pipeline, lock, app = Pipeline(), threading.Lock(), FastAPI()
+    pipeline, lock, app = Pipeline(quick), threading.Lock(), FastAPI()
 
     @app.get("/")
     def sample(seed: int, steps: int) -> float:
@@ -192,14 +183,14 @@ def run_pipeline(port: int) -> None:
 
 
 class Ask:
-    """A deployment as something to ask; with `alone_s`, told what its deadline is."""
+    """A way to serve as something to ask; with `alone_s`, told what its deadline is."""
 
-    def __init__(self, handle: Any, alone_s: dict[int, float] | None = None) -> None:
-        self.handle, self.alone_s = handle, alone_s
+    def __init__(self, method: Any, alone_s: dict[int, float] | None = None) -> None:
+        self.method, self.alone_s = method, alone_s
 
     async def __call__(self, seed: int, steps: int) -> bool:
         extra = [] if self.alone_s is None else [2 * self.alone_s[steps]]
-        return await self.handle.remote(seed, steps, *extra) is not None
+        return await self.method.remote(seed, steps, *extra) is not None
 
 
 class AskOverHttp:
@@ -215,17 +206,23 @@ class AskOverHttp:
 
 
 @contextmanager
-def pipeline_up() -> Iterator[AskOverHttp]:
-    """The process of the pipeline while the block runs."""
+def pipeline_up(quick: bool) -> Iterator[Callable[[], AskOverHttp]]:
+    """The process of the pipeline while the block runs; called, it waits until the pipeline answers."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    process = multiprocessing.get_context("spawn").Process(target=run_pipeline, args=(port,), daemon=True)
+    process = multiprocessing.get_context("spawn").Process(
+        target=run_pipeline, args=(port, quick), daemon=True
+    )
     process.start()
-    try:
+
+    def answering() -> AskOverHttp:
         while socket.socket().connect_ex(("127.0.0.1", port)):
             time.sleep(0.05)
-        yield AskOverHttp(f"http://127.0.0.1:{port}/")
+        return AskOverHttp(f"http://127.0.0.1:{port}/")
+
+    try:
+        yield answering
     finally:
         process.terminate()
         process.join()
@@ -294,45 +291,45 @@ def judged(
 ) -> dict[str, float]:
     """p50, p99 and goodput."""
     ordered = sorted(latency for _, latency in latencies if latency < float("inf"))
+
+    def at(share: float) -> float:
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 1e9
+
     good = sum(latency <= 2 * alone_s[steps] for steps, latency in latencies)
     return {
         "requests": float(len(latencies)),
         "answered": float(len(ordered)),
-        "p50_s": ordered[len(ordered) // 2],
-        "p99_s": ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))],
+        "p50_s": at(0.5),
+        "p99_s": at(0.99),
         "goodput_per_s": good / seconds,
         "good_share": good / len(latencies),
     }
 
 
-def measure(seconds: float, shares: Sequence[float]) -> dict[str, Any]:
-    """Each system in turn, alone on the machine."""
-    systems: dict[str, Any] = {}
-
-    def up(deployment: Any) -> Any:
-        return serve.run(deployment.bind(), name="benchmark", route_prefix=None)
-
-    def loaded(ask: Any) -> dict[str, Any]:
-        found = {}
-        for share in shares:
-            plan = arrivals(share * sustained, seconds)
-            found[f"{share:g}"] = judged(asyncio.run(offer(ask, plan)), alone_s, seconds)
-        return found
-
-    single = Ask(up(Single))
-    alone_s = asyncio.run(alone(single))
-    static = Ask(up(Static))
-    sustained = asyncio.run(capacity(static, seconds))
-    systems["static"] = loaded(static)
-    systems["single"] = loaded(Ask(up(Single)))
-    handle = up(Ours)
-    systems["ours"] = loaded(Ask(handle))
-    engine = handle.overhead.remote().result()
-    systems["ours_due"] = loaded(Ask(handle, alone_s))
-    serve.delete("benchmark")
-    with pipeline_up() as ask:
-        systems["pipeline"] = loaded(ask)
-    return {"alone_s": alone_s, "static_capacity_per_s": sustained, "systems": systems, "engine": engine}
+def measure(pipeline: AskOverHttp, seconds: float, shares: Sequence[float], quick: bool) -> dict[str, Any]:
+    """Each system in turn; the others are up and idle."""
+    replica = serve.run(Replica.bind(quick), name="benchmark", route_prefix=None)
+    alone_s = asyncio.run(alone(Ask(replica.single)))
+    sustained = asyncio.run(capacity(Ask(replica.static), seconds))
+    asyncio.run(alone(pipeline))  # warmed up as the others are
+    asked = {
+        "static": Ask(replica.static),
+        "single": Ask(replica.single),
+        "pipeline": pipeline,
+        "ours": Ask(replica.ours),
+        "ours_due": Ask(replica.ours, alone_s),
+    }
+    systems: dict[str, Any] = {name: {} for name in asked}
+    for share in shares:
+        plan = arrivals(share * sustained, seconds)
+        for name, ask in asked.items():
+            systems[name][f"{share:g}"] = judged(asyncio.run(offer(ask, plan)), alone_s, seconds)
+    return {
+        "alone_s": alone_s,
+        "static_capacity_per_s": sustained,
+        "systems": systems,
+        "engine": replica.overhead.remote().result(),
+    }
 
 
 def verdicts(results: dict[str, Any]) -> dict[str, dict[str, float]]:
@@ -359,12 +356,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one load, a few seconds each")
     parser.add_argument("--seconds", type=float, default=0.0, help="of arrivals at each load")
     arguments = parser.parse_args()
-    seconds = arguments.seconds or (5.0 if arguments.quick else 120.0)
+    seconds = arguments.seconds or (4.0 if arguments.quick else 120.0)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    with session(ClusterSpec(address="local")):
+    shares = QUICK_SHARES if arguments.quick else SHARES
+    with pipeline_up(arguments.quick) as pipeline, session(ClusterSpec(address="local")):
         serve.start(http_options={"location": None}, logging_config=QUIET)
-        results = measure(seconds, QUICK_SHARES if arguments.quick else SHARES)
-        serve.shutdown()
+        results = measure(pipeline(), seconds, shares, arguments.quick)
+        serve.delete("benchmark")
     print(f"{'system':9} {'load':>5} {'p50 s':>8} {'p99 s':>8} {'goodput/s':>10} {'in time':>8}")
     for name, runs in results["systems"].items():
         for share, run in runs.items():
