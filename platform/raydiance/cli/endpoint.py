@@ -42,16 +42,6 @@ def make_sample(out: Path, seed: int, plan: str | None, url: str | None, overrid
     print(f"{out}: {len(content):,} bytes, seed {seed}, bundle {made_by}")
 
 
-def served(experiment: Experiment) -> LatentExperiment:
-    """The experiment, if there is something in it to serve. Raises ConfigError if not."""
-    if not isinstance(experiment, LatentExperiment):
-        raise ConfigError(
-            f"experiment {experiment.name} (kind {experiment.kind}) makes no bundle, so nothing can be served; "
-            "choose another one: experiment=furniture"
-        )
-    return experiment
-
-
 def make_again(path: Path, overrides: Sequence[str]) -> bool:
     """Make the bytes of a file again and say whether they are the same, and if not, why that may be."""
     from raydiance.serving.reproduce import reproduce
@@ -72,6 +62,16 @@ def add_api_key(path: Path, name: str, scopes: Sequence[str], expires: str | Non
     if unknown:
         raise ConfigError(f"--scope {unknown[0]}: there is {', '.join(SCOPES)}")
     print(add_key(path, name, [scope for scope in SCOPES if scope in scopes or not scopes], expires))
+
+
+def served(experiment: Experiment) -> LatentExperiment:
+    """The experiment, if there is something in it to serve. Raises ConfigError if not."""
+    if not isinstance(experiment, LatentExperiment):
+        raise ConfigError(
+            f"experiment {experiment.name} (kind {experiment.kind}) makes no bundle, so nothing can be served; "
+            "choose another one: experiment=furniture"
+        )
+    return experiment
 
 
 def resolve_in(experiment: Experiment) -> Callable[[str, str], ArtifactRef] | None:

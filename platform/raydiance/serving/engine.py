@@ -59,6 +59,7 @@ class Engine:
             raise ValueError(f"need ascending sizes between 1 and slots = {slots}, got {sizes}")
         self.stats = Stats()
         self.tick_s, self.finish_s = network_s, 0.0
+        self._fastest_s = network_s
         self._network, self._sizes, self._slots, self._queue, self._clock = (
             network,
             sizes,
@@ -209,7 +210,10 @@ class Engine:
         if ticket.deadline is None:
             return
         ahead = self._rows_before(ticket.urgency) / self._sizes[-1]
-        expected = (ahead + ticket.order.plan.nfe) * self.tick_s
+        # With nothing under way the mean is old news, and refusing by it would keep it so: only what cannot be
+        # done at the best is refused then.
+        tick_s = self.tick_s if self._tickets or self._waiting else self._fastest_s
+        expected = (ahead + ticket.order.plan.nfe) * tick_s
         if now + expected > ticket.deadline:
             self.stats.refused += 1
             raise OverloadError(
@@ -320,6 +324,7 @@ class Engine:
         self.stats.network_s += network_s
         self.stats.tick_s += tick_s
         self.tick_s += SMOOTHING * (tick_s - self.tick_s)
+        self._fastest_s = min(self._fastest_s, tick_s)
 
     # ---- the finishers
     # ------------------------------------------------------------------------------------------
