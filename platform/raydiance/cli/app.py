@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from raydiance.cli.jobs import app as jobs
+from raydiance.cli.stack import register as register_stack
 from raydiance.errors import ConfigError, RaydianceError
 
 __all__ = ["main"]
@@ -21,6 +22,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(jobs, name="jobs")
+register_stack(app)
 # What follows the job's name belongs to the job: overrides and the job's own options.
 JOB_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
@@ -101,6 +103,30 @@ def pipeline(
     from raydiance.cli.work import run_pipeline
 
     run_pipeline(overrides or [], dry_run=dry_run, force=force)
+
+
+@app.command()
+def stages(
+    overrides: Overrides = None,
+    params: Annotated[Path, typer.Option(help="The pipeline's settings, if no others are given.")] = Path(
+        "params.yaml"
+    ),
+) -> None:
+    """How the stages stand: done, stale or missing, since when, what they took, what they made."""
+    from raydiance.cli.record import print_stages
+
+    print_stages(params, overrides or [])
+
+
+@app.command()
+def cost(
+    by: Annotated[str, typer.Option(help="experiment, stage, size or run.")] = "experiment",
+    experiment: Annotated[str | None, typer.Option(help="Only this one.")] = None,
+) -> None:
+    """What runs have cost in processor and GPU seconds, from MLflow's record."""
+    from raydiance.cli.record import print_cost
+
+    print_cost(by, experiment)
 
 
 @app.command()

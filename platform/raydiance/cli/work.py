@@ -25,7 +25,8 @@ def submit_job(
     job: str, arguments: Sequence[str], address: str, *, wait: bool = True, on_interrupt: str = "ask"
 ) -> int:
     """Submit jobs/JOB.py to the cluster at an http:// address: the job's exit status."""
-    from raydiance.cluster.jobs import OnInterrupt, submit
+    from raydiance.cluster.following import OnInterrupt
+    from raydiance.cluster.jobs import submit
     from raydiance.cluster.runs import parse
 
     _script(job)
