@@ -190,14 +190,49 @@ def sample(
 @app.command()
 def trace(
     file: Annotated[
-        str, typer.Argument(help="A GLB or PNG that left here, a pointer, or a key of the store.")
+        str,
+        typer.Argument(
+            help="A GLB or PNG that left here, a pointer, a key of the store, the id of a run, NAME@ALIAS of "
+            "a model, or the address of an endpoint."
+        ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Walk back from a file to the data, code and settings it was made from."""
-    from raydiance.cli.work import print_trace
+    """Walk back from a file, run, model or endpoint to the data, code and settings it was made from."""
+    from raydiance.cli.trace import print_trace
 
     print_trace(file, as_json)
+
+
+@app.command()
+def reproduce(
+    run: Annotated[str, typer.Argument(metavar="RUN_ID", help="The id of a stage's run in MLflow.")],
+    tolerance: Annotated[float, typer.Option(help="By how much a figure may differ, relative.")] = 1e-3,
+) -> None:
+    """Do a recorded run again, from its commit, settings and inputs: same, within tolerance, or different."""
+    from raydiance.cli.registry import reproduce_run
+
+    reproduce_run(run, tolerance)
+
+
+@app.command()
+def promote(
+    name: Annotated[str, typer.Argument(help="The model in the registry.")],
+    version: Annotated[str, typer.Argument(help="Its number, or an alias.")] = "candidate",
+    overrides: Overrides = None,
+) -> None:
+    """Make a version champion, if it passes the gate (publish.gate) and is no worse than the champion."""
+    from raydiance.cli.registry import promote_model
+
+    promote_model(name, version, overrides or [])
+
+
+@app.command()
+def rollback(name: Annotated[str, typer.Argument(help="The model in the registry.")]) -> None:
+    """Make the previous champion champion again."""
+    from raydiance.cli.registry import roll_back_model
+
+    roll_back_model(name)
 
 
 @app.command()

@@ -109,7 +109,7 @@ def execute(command: Command, job: Job, *, ray: bool = False) -> Pointer | None:
             tracker.log_metrics(cost)  # a run that failed has had its cost, too
         metrics = {**outcome.metrics, **cost}
         ref = outcome.artifact.ref
-        tracker.set_tags({"artifact": ref.key, "artifact_sha256": ref.sha256})
+        tracker.set_tags({"artifact": ref.key, "artifact_sha256": ref.sha256, "store": store.url})
         pointer = Pointer(
             stage=command.stage,
             kind=ref.kind,

@@ -69,6 +69,7 @@ def launch(service: Service, folder: Path) -> Started:
             cwd=folder,
             start_new_session=True,
         )
+    process.returncode = 0  # it outlives us on purpose; Popen would warn that nobody waited for it
     began = psutil.Process(process.pid).create_time()
     entry = Started(name=service.name, pid=process.pid, began=began, url=service.url, log=str(log))
     write_json(run / f"{service.name}.json", to_plain(entry))

@@ -33,7 +33,7 @@ class TaskMap:
         with session(self.spec):
             import ray
 
-            remote = ray.remote(num_cpus=1, max_retries=self.spec.max_failures)(_timed)
+            remote: Any = ray.remote(num_cpus=1, max_retries=self.spec.max_failures)(_timed)
             waiting = iter(items)
             flying = deque(
                 remote.remote(function, item) for item in itertools.islice(waiting, 2 * self.spec.num_tasks)

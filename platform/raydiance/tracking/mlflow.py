@@ -275,6 +275,12 @@ class MlflowRegistry:
         with errors(self.url, f"give the alias {alias!r} to version {version} of {name!r}"):
             self._client.set_registered_model_alias(name, alias, version)
 
+    def annotate(self, name: str, version: str, tags: Mapping[str, str]) -> None:
+        """See `Registry.annotate`."""
+        with errors(self.url, f"annotate version {version} of {name!r}"):
+            for tag, value in tags.items():
+                self._client.set_model_version_tag(name, version, tag, value)
+
     def resolve(self, name: str, alias: str) -> ModelVersion:
         """See `Registry.resolve`."""
         with errors(self.url, f"find the version {alias!r} of {name!r}"):
