@@ -18,7 +18,13 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*map(escape, row))
     console = Console()
-    (console if console.is_terminal else Console(width=400)).print(table)
+    if console.is_terminal:
+        console.print(table)
+        return
+    console = Console(width=400)
+    with console.capture() as capture:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in capture.get().splitlines()))
 
 
 def age(moment: datetime | None) -> str:

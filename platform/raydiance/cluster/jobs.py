@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from raydiance.cluster.following import Ending, OnInterrupt, first_line, follow, jobs_client
 from raydiance.cluster.package import PARAMS, package
 from raydiance.cluster.pointers import folder_of, read_record, resolve_input
+from raydiance.cluster.room import nodes_at, refuse_impossible
 from raydiance.cluster.runs import Command, inputs_given, parent_of, read_settings
 from raydiance.config import Experiment, RetrySpec, params_text, project_folder
 from raydiance.config.stages import inputs_of
@@ -48,6 +49,7 @@ class Submission:
     arguments: tuple[str, ...]
     environment: Mapping[str, str]
     metadata: Mapping[str, str]
+    gpus: int = 0  # for the job's own process
 
 
 def submit(
@@ -66,6 +68,7 @@ def submit(
     """
     client = jobs_client(address)
     experiment = read_settings(command)
+    refuse_impossible(experiment.cluster, nodes_at(address))
     store = Store.open(experiment.store.url)
     with tempfile.TemporaryDirectory() as folder:
         submission = prepare(command, experiment, store, Path(folder))
@@ -154,6 +157,7 @@ def prepare(command: Command, experiment: Experiment, store: Store, folder: Path
             "mlflow_parent": parent or "",
             **data,
         },
+        gpus=int(experiment.cluster.use_gpu and not experiment.cluster.num_workers),
     )
 
 
@@ -188,6 +192,7 @@ def _submit(client: "JobSubmissionClient", submission: Submission, job_id: str, 
                     "env_vars": {**submission.environment, JOB_VARIABLE: job_id},
                 },
                 metadata=dict(submission.metadata),
+                entrypoint_num_gpus=submission.gpus or None,
             )
             return
         except (OSError, RuntimeError, ValueError) as error:
