@@ -222,9 +222,13 @@ def trace(
 
 @app.command()
 def reproduce(
-    what: Annotated[str, typer.Argument(help="A file that left here (GLB, PNG, MP4, ...), or an MLflow run's id.")],
+    what: Annotated[
+        str, typer.Argument(help="A file that left here (GLB, PNG, ...), or an MLflow run's id.")
+    ],
     overrides: Overrides = None,
-    tolerance: Annotated[float, typer.Option(help="By how much a run's figures may differ, relative.")] = 1e-3,
+    tolerance: Annotated[
+        float, typer.Option(help="By how much a run's figures may differ, relative.")
+    ] = 1e-3,
 ) -> None:
     """Make the bytes of a file again (exit status: 0 the same, 1 not), or do a recorded run again.
 
