@@ -2,8 +2,8 @@
 
     python benchmarks/render_fields.py [--quick] [--threads 2]
 
-A solid ball in a 64^3 grid, 128^2 rays, 128 samples on each. Cases take turns, so that a busy machine is busy for
-all of them; the least wall time of a case counts. The last line is one JSON object.
+A solid ball in a 64^3 grid, 128^2 rays, 128 samples on each. Cases take turns, so that a busy machine is
+busy for all of them; the least wall time of a case counts. The last line is one JSON object.
 """
 
 import argparse

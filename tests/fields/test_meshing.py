@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -32,6 +33,14 @@ def test_axes_and_box_are_kept() -> None:
     grid[0, 1:3, 2, 3, 0] = 10.0
     mesh = extract_mesh(VoxelField(grid, lower=(0.0, 0.0, 0.0), upper=(3.0, 8.0, 50.0)), iso=5.0)
     np.testing.assert_allclose(mesh.bounds, [[0.5, 3.0, 25.0], [2.5, 5.0, 35.0]], atol=1e-6)
+
+
+def test_a_field_elsewhere_has_its_mesh_there(ball_field: VoxelField) -> None:
+    to_world = torch.tensor([[0.0, -1, 0, 1], [1, 0, 0, 2], [0, 0, 1, 3]])
+    here, there = extract_mesh(ball_field), extract_mesh(replace(ball_field, to_world=to_world))
+    want = np.asarray(here.vertices) @ to_world[:, :3].numpy().T + to_world[:, 3].numpy()
+    np.testing.assert_allclose(there.vertices, want, atol=1e-5)
+    np.testing.assert_allclose(there.visual.vertex_colors, here.visual.vertex_colors, atol=1)
 
 
 @pytest.mark.parametrize("resolution", [20, 64])

@@ -7,24 +7,27 @@ import pytest
 import torch
 
 from raydiance.errors import DataError
-from raydiance.fields import Rays, Rendering, VoxelField, render, render_views, spiral_cameras
+from raydiance.fields import Rays, Rendering, VoxelField, render, render_views, spiral_cameras, torch_backend
 
 BACKENDS = ("torch", "numba")
 BACKGROUND = (0.1, 0.5, 0.9)
 
 
-def scene(num_objects: int = 3, num_rays: int = 200, peak: float = 6.0) -> tuple[torch.Tensor, Rays]:
+def scene(num_objects: int = 3, num_rays: int = 200, degree: int = 0) -> tuple[torch.Tensor, Rays]:
     """A random grid, a third of it empty, and rays from all around; some miss the box."""
     generator = torch.Generator().manual_seed(5)
-    grid = torch.rand(num_objects, 7, 6, 9, 4, generator=generator)
-    grid[..., 0] = peak * (grid[..., 0] - 0.35).clamp(min=0)
+    grid = torch.rand(num_objects, 7, 6, 9, (4, 13, 28)[degree], generator=generator)
+    grid[..., 0] = 6 * (grid[..., 0] - 0.35).clamp(min=0)
     rays = spiral_cameras(12, size=16, radius=2.2, fov_degrees=70.0).rays().reshape(-1)
     pick = torch.randint(0, rays.shape[0], (num_objects, num_rays), generator=generator)
     return grid, rays[pick]
 
 
 def loss(result: Rendering) -> torch.Tensor:
-    return result.colour.square().sum() + result.opacity.sin().sum() + 0.3 * result.depth.cos().sum()
+    total = result.colour.square().sum() + result.opacity.sin().sum() + 0.3 * result.depth.cos().sum()
+    if result.normals is not None:  # away from silhouettes, where they turn fast
+        total = total + ((result.opacity.detach() > 0.1)[..., None] * result.normals[..., :2]).sum()
+    return total
 
 
 def both(backend: str, grid: torch.Tensor, rays: Rays, **options: Any) -> tuple[Rendering, torch.Tensor]:
@@ -38,29 +41,36 @@ def both(backend: str, grid: torch.Tensor, rays: Rays, **options: Any) -> tuple[
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
-    "options", [{}, {"jitter": True}, {"early_stop": 0.02}], ids=["middle", "jitter", "stop"]
+    ("degree", "options"),
+    [(0, {}), (0, {"jitter": True}), (0, {"early_stop": 0.02}), (0, {"normals": True}), (1, {}), (2, {})],
+    ids=["middle", "jitter", "stop", "normals", "degree 1", "degree 2"],
 )
-def test_values_and_gradients_match_the_reference(backend: str, options: dict[str, Any]) -> None:
-    grid, rays = scene()
+def test_values_and_gradients_match_the_reference(backend: str, degree: int, options: dict[str, Any]) -> None:
+    grid, rays = scene(degree=degree)
     options = {"num_samples": 33, **options}
     if "jitter" in options:
         options["jitter"] = torch.rand(3, 200, generator=torch.Generator().manual_seed(1))
     want, want_grad = both("torch", grid.double(), rays.to(torch.float64), **options)
     got, got_grad = both(backend, grid, rays, **options)
-    for name in ("colour", "opacity", "depth"):
+    for name in ("colour", "opacity", "depth", *(["normals"] if "normals" in options else [])):
         reference = getattr(want, name)
         assert (getattr(got, name) - reference).abs().max() <= 1e-5 * reference.abs().max()
     assert (got_grad - want_grad).abs().max() <= 1e-4 * want_grad.abs().max()
 
 
-def test_the_reference_passes_gradcheck() -> None:
-    grid, rays = scene(num_objects=2, num_rays=5)
-    grid = grid[:, :3, :3, :3].double().contiguous()
+@pytest.mark.parametrize("degree", [0, 1, 2])
+def test_the_reference_passes_gradcheck(degree: int) -> None:
+    grid, rays = scene(num_objects=2, num_rays=3, degree=degree)
+    grid = grid[: 2 - degree // 2, :2, :2, :2].double().contiguous()
     grid[..., 0] += 0.2  # away from 0, where density has a kink
+    target = torch.tensor([[0.3, 0.1, -0.2], [-0.4, 0.2, 0.1], [0.1, -0.3, 0.5]])
+    rays = Rays(rays.origins[0], torch.nn.functional.normalize(target - rays.origins[0], dim=-1))
 
     def run(grid: torch.Tensor, background: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        result = render(VoxelField(grid), rays.to(torch.float64), num_samples=4, background=background)
-        return result.colour, result.opacity, result.depth
+        options = {"num_samples": 3, "background": background, "normals": True}
+        result = render(VoxelField(grid), rays.to(torch.float64), **options)
+        assert result.normals is not None
+        return result.colour, result.opacity, result.depth, result.normals
 
     background = torch.rand(3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     assert torch.autograd.gradcheck(run, (grid.requires_grad_(), background.requires_grad_()))
@@ -125,8 +135,59 @@ def test_turning_camera_and_field_together_changes_nothing(backend: str) -> None
     torch.testing.assert_close(one.depth, two.depth, atol=5e-6, rtol=0)
 
 
-def test_skipping_changes_no_bit() -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_any_rotation_of_camera_and_field_changes_nothing(backend: str) -> None:
+    grid, rays = scene(degree=2)
+    q, _ = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(2)))
+    rotation, shift = q * torch.linalg.det(q), torch.tensor([0.3, -2.0, 5.0])
+    moved = VoxelField(grid, to_world=torch.cat((rotation, shift[:, None]), dim=1))
+    moved_rays = Rays(rays.origins @ rotation.mT + shift, rays.directions @ rotation.mT)
+    one = render(VoxelField(grid), rays, backend=backend, normals=True)
+    two = render(moved, moved_rays, backend=backend, normals=True)
+    torch.testing.assert_close(one.colour, two.colour, atol=2e-5, rtol=0)
+    torch.testing.assert_close(one.depth, two.depth, atol=2e-5, rtol=0)
+    assert one.normals is not None and two.normals is not None
+    solid = one.opacity > 0.3
+    torch.testing.assert_close((one.normals @ rotation.mT)[solid], two.normals[solid], atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_normals_of_a_ball_point_outwards(backend: str, ball_field: VoxelField) -> None:
+    rays = spiral_cameras(5, size=12, radius=2.5, fov_degrees=30.0).rays().reshape(-1)
+    seen = render(ball_field, rays, num_samples=200, backend=backend, normals=True)
+    assert seen.normals is not None
+    hit = seen.opacity[0] > 0.99
+    surface = rays.origins[hit] + (seen.depth[0, hit] / seen.opacity[0, hit])[:, None] * rays.directions[hit]
+    outwards = torch.nn.functional.normalize(surface, dim=-1)
+    assert int(hit.sum()) > 100 and float((outwards * seen.normals[0, hit]).sum(-1).min()) > 0.99
+    assert not seen.normals[0, seen.opacity[0] == 0].any()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_colour_of_degree_one_is_linear_in_the_direction(backend: str) -> None:
+    grid = torch.zeros(1, 2, 2, 2, 13)
+    grid[..., 0], grid[..., 1:4] = 50.0, 0.5
+    grid[..., 10] = 0.2 / 0.4886025119029199  # the red coefficient of x
+    directions = torch.nn.functional.normalize(torch.randn(20, 3), dim=-1)
+    seen = render(VoxelField(grid), Rays(-4 * directions, directions), backend=backend, background=0.0)
+    want = torch.stack((0.5 + 0.2 * directions[:, 0], torch.full((20,), 0.5), torch.full((20,), 0.5)), dim=-1)
+    torch.testing.assert_close(seen.colour[0], want, atol=1e-5, rtol=0)
+
+
+def test_pieces_of_the_torch_backend_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     grid, rays = scene()
+    want, want_grad = both("torch", grid, rays)
+    monkeypatch.setattr(torch_backend, "PIECE_SAMPLES", 3 * 64 * 13)
+    for kept in (1 << 24, 0):  # with all that autograd keeps, and with each piece rendered again
+        monkeypatch.setattr(torch_backend, "KEPT_SAMPLES", kept)
+        got, got_grad = both("torch", grid, rays)
+        torch.testing.assert_close(got.colour, want.colour, atol=1e-6, rtol=0)
+        torch.testing.assert_close(got_grad, want_grad, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("degree", [0, 1])
+def test_skipping_changes_no_bit(degree: int) -> None:
+    grid, rays = scene(degree=degree)
     grid[:, 3:, :, 4:, 0] = 0
     dense = render(VoxelField(grid), rays, backend="numba", skip_empty=False)
     skipped = render(VoxelField(grid), rays, backend="numba", skip_empty=True)
@@ -217,6 +278,8 @@ def test_what_does_not_fit_is_refused() -> None:
         render(field, rays, num_samples=0)
     with pytest.raises(ValueError, match="float32"):
         render(VoxelField(grid.double()), rays, backend="numba")
+    with pytest.raises(ValueError, match="rotation"):
+        VoxelField(grid, to_world=2 * torch.eye(3, 4))
     with pytest.raises(ValueError, match=r"\[B, X, Y, Z, 4\]"):
         VoxelField(grid[..., :3])
     with pytest.raises(ValueError, match="lower < upper"):

@@ -44,7 +44,9 @@ def test_dvc_knows_the_same_stages_inputs_and_settings() -> None:
     assert list(PIPELINE["stages"]) == list(LATENT)
     settings = {path.split(".")[0] for path in paths(LatentExperiment)}
     for stage, entry in PIPELINE["stages"].items():
-        assert entry["cmd"] == f"raydiance run {stage} --params params.yaml"
+        report = ["raydiance report --params params.yaml"] if stage == list(LATENT)[-1] else []
+        command = f"raydiance run {stage} --params params.yaml"
+        assert entry["cmd"] == ([command, *report] if report else command)
         assert entry["params"] == ["seed", stage]
         assert set(entry["params"]) <= settings
         deps = [f"outputs/pipeline/${{name}}/{name}.json" for name in LATENT[stage]]

@@ -5,6 +5,7 @@ glTF wants +Y up and linear colours; meshes here are +Z up and sRGB-encoded. The
 """
 
 import base64
+import io
 import json
 import struct
 from collections.abc import Mapping
@@ -38,17 +39,30 @@ def export_glb(
 ) -> bytes:
     """The mesh as GLB, written to the path if one is given; the same mesh always gives the same bytes.
 
-    COLOR_0 is linear, 16 bits a channel. extras: JSON, kept as asset.extras. unlit: a field's colours hold
-    their light already, so viewers that know KHR_materials_unlit show them as they are.
+    Colours of vertices become COLOR_0, linear with 16 bits a channel; a baked texture is embedded as PNG.
+    extras: JSON, kept as asset.extras. unlit: a field's colours hold their light already, so viewers that
+    know KHR_materials_unlit show them as they are.
     """
     builder = _Glb()
     attributes = {
         "POSITION": builder.accessor(_y_up(mesh.vertices), FLOAT, "VEC3", ARRAY_BUFFER, bounds=True),
         "NORMAL": builder.accessor(_y_up(_unit_normals(mesh)), FLOAT, "VEC3", ARRAY_BUFFER),
-        "COLOR_0": builder.accessor(
-            _linear_colours(mesh), UNSIGNED_SHORT, "VEC4", ARRAY_BUFFER, normalized=True
-        ),
     }
+    texture: dict[str, Any] = {}
+    if isinstance(mesh.visual, trimesh.visual.TextureVisuals):
+        uv = np.asarray(mesh.visual.uv, "<f4") * np.array([1, -1], "<f4") + np.array(
+            [0, 1], "<f4"
+        )  # v downwards
+        attributes["TEXCOORD_0"] = builder.accessor(uv, FLOAT, "VEC2", ARRAY_BUFFER)
+        texture = {
+            "images": [{"bufferView": builder.view(_png(mesh.visual.material)), "mimeType": "image/png"}],
+            "samplers": [{"magFilter": 9729, "minFilter": 9987, "wrapS": 33071, "wrapT": 33071}],
+            "textures": [{"source": 0, "sampler": 0}],
+        }
+    else:
+        attributes["COLOR_0"] = builder.accessor(
+            _linear_colours(mesh), UNSIGNED_SHORT, "VEC4", ARRAY_BUFFER, normalized=True
+        )
     indices = np.asarray(mesh.faces, "<u4").reshape(-1)
     material: dict[str, Any] = {
         "name": "field",
@@ -59,6 +73,8 @@ def export_glb(
             "roughnessFactor": 1.0,
         },
     }
+    if texture:
+        material["pbrMetallicRoughness"]["baseColorTexture"] = {"index": 0}
     if unlit:
         material["extensions"] = {"KHR_materials_unlit": {}}
     primitive = {
@@ -75,6 +91,7 @@ def export_glb(
             "nodes": [{"mesh": 0, "name": "field"}],
             "meshes": [{"name": "field", "primitives": [primitive]}],
             "materials": [material],
+            **texture,
         }
     )
     if path is not None:
@@ -90,6 +107,13 @@ def export_mesh(mesh: trimesh.Trimesh, path: str | Path, *, extras: Mapping[str,
         export_glb(mesh, path, extras=extras)
     elif kind == ".html":
         path.write_text(export_html(mesh, title=path.stem), encoding="utf-8")
+    elif kind == ".obj" and isinstance(mesh.visual, trimesh.visual.TextureVisuals):
+        text, parts = trimesh.exchange.obj.export_obj(  # type: ignore[no-untyped-call]
+            mesh, return_texture=True, mtl_name=f"{path.stem}.mtl"
+        )
+        path.write_text(text, encoding="utf-8")
+        for name, part in parts.items():
+            path.with_name(name).write_bytes(part)
     elif kind in (".ply", ".obj", ".stl"):
         mesh.export(path, file_type=kind[1:])
     else:
@@ -141,6 +165,12 @@ def _linear_colours(mesh: trimesh.Trimesh) -> Array:
     return np.round(linear * 65535).astype("<u2")
 
 
+def _png(material: Any) -> bytes:
+    stream = io.BytesIO()
+    material.image.save(stream, format="PNG")
+    return stream.getvalue()
+
+
 class _Glb:
     """Collects accessors over one binary buffer."""
 
@@ -160,12 +190,10 @@ class _Glb:
         bounds: bool = False,
     ) -> int:
         """Append values and return the index of their accessor."""
-        self.views.append(
-            {"buffer": 0, "byteOffset": len(self.buffer), "byteLength": values.nbytes, "target": target}
-        )
-        self.buffer += np.ascontiguousarray(values).tobytes()
+        view = self.view(np.ascontiguousarray(values).tobytes())
+        self.views[view]["target"] = target
         accessor: dict[str, Any] = {
-            "bufferView": len(self.views) - 1,
+            "bufferView": view,
             "componentType": component,
             "count": len(values),
             "type": kind,
@@ -176,6 +204,13 @@ class _Glb:
             accessor |= {"min": values.min(0).tolist(), "max": values.max(0).tolist()}
         self.accessors.append(accessor)
         return len(self.accessors) - 1
+
+    def view(self, data: bytes) -> int:
+        """Append bytes, at a multiple of four, and return the index of their view."""
+        self.buffer += bytes(-len(self.buffer) % 4)
+        self.views.append({"buffer": 0, "byteOffset": len(self.buffer), "byteLength": len(data)})
+        self.buffer += data
+        return len(self.views) - 1
 
     def finish(self, tree: dict[str, Any]) -> bytes:
         """The whole file: header, JSON chunk, binary chunk."""

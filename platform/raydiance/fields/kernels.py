@@ -6,117 +6,28 @@ what they write does not depend on how it is cut. Each step along a ray is a loo
 samples, because then the compiler can vectorise it. Positions are float64 (a cell index must not jump by
 rounding), samples and weights float32, transmittance float64. Types are inferred by numba, not by mypy.
 
-In all of them: grid [B, X * Y * Z * 4]; cells: X - 1, Y - 1, Z - 1; box [4, 3]: lower, upper, cells per unit of
-length, (unused, unused, num_samples); origins, directions [B * N or N, 3]; offset [B * N] in [0, 1), the place
-of the samples in their segments; ray: an index into B * N.
+In all of them: grid [B, X * Y * Z * C]; basis: None if C = 4, else room for the harmonics of a ray [9];
+cells: X - 1, Y - 1, Z - 1; box [4, 3]: lower, upper, cells per unit of length, (unused, unused, num_samples);
+origins, directions [B * N or N, 3]; offset [B * N] in [0, 1), the place of the samples in their segments;
+ray: an index into B * N.
 """
 
 import math
-from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba.core import cgutils, types
-from numba.extending import intrinsic
 
-from raydiance.fields.occupancy import COARSE, jit
+from raydiance.fields.compiling import jit
+from raydiance.fields.interpolation import add_weighted, load_sample, seen_basis, spread_sample, strides_of
+from raydiance.fields.occupancy import COARSE
 
 __all__ = ["march_backward", "march_dense", "march_skipping", "scatter_samples"]
 
 BLOCK = 32  # samples worked on at a time
-FLOAT, INDEX = ir.FloatType(), ir.IntType(32)
-FOUR, EIGHT = ir.VectorType(FLOAT, 4), ir.VectorType(FLOAT, 8)
-
-
-def _lanes(builder: Any, one: Any, two: Any, lanes: list[int]) -> Any:
-    return builder.shuffle_vector(one, two, ir.Constant(ir.VectorType(INDEX, len(lanes)), lanes))
-
-
-def _spread(builder: Any, scalar: Any, kind: Any) -> Any:
-    """The scalar in every lane of a vector."""
-    nothing = ir.Constant(kind, ir.Undefined)
-    one = builder.insert_element(nothing, scalar, ir.Constant(INDEX, 0))
-    return _lanes(builder, one, nothing, [0] * kind.count)
-
-
-def _place(context: Any, builder: Any, array_type: Any, array: Any, offset: Any, kind: Any) -> Any:
-    """Pointer to the vector that begins at array[offset]."""
-    data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [offset]), kind.as_pointer())
-
-
-def _lerp(builder: Any, one: Any, two: Any, fraction: Any) -> Any:
-    return builder.fadd(one, builder.fmul(fraction, builder.fsub(two, one)))
-
-
-@intrinsic
-def cell_load(typing_context, grid, base, step_x, step_y, fx, fy, fz, values, row):
-    """values[row:row + 4] = the four channels, trilinear in the cell whose lowest corner lies at grid[base]."""
-    signature = types.void(grid, *[types.int64] * 3, *[types.float32] * 3, values, types.int64)
-
-    def generate(context, builder, sig, args):
-        array, base, step_x, step_y, fx, fy, fz, values, row = args
-
-        def load(offset):  # two samples that are neighbours along z
-            return builder.load(_place(context, builder, sig.args[0], array, offset, EIGHT), align=4)
-
-        fx8, fy8, far = _spread(builder, fx, EIGHT), _spread(builder, fy, EIGHT), builder.add(base, step_x)
-        low = _lerp(builder, load(base), load(far), fx8)
-        high = _lerp(builder, load(builder.add(base, step_y)), load(builder.add(far, step_y)), fx8)
-        pair = _lerp(builder, low, high, fy8)
-        low_z, high_z = (_lanes(builder, pair, pair, lanes) for lanes in ([0, 1, 2, 3], [4, 5, 6, 7]))
-        value = _lerp(builder, low_z, high_z, _spread(builder, fz, FOUR))
-        builder.store(value, _place(context, builder, sig.args[7], values, row, FOUR), align=4)
-        return context.get_dummy_value()
-
-    return signature, generate
-
-
-@intrinsic
-def plane_add(typing_context, grid, base, step_y, samples, row, weight, fy, fz):
-    """Add weight * samples[row:row + 4] to the four corners of a cell's face from grid[base] on."""
-    signature = types.void(grid, types.int64, types.int64, samples, types.int64, *[types.float32] * 3)
-
-    def generate(context, builder, sig, args):
-        array, base, step_y, samples, row, weight, fy, fz = args
-        value = builder.load(_place(context, builder, sig.args[3], samples, row, FOUR), align=4)
-        value = builder.fmul(value, _spread(builder, weight, FOUR))
-        high_y = builder.fmul(value, _spread(builder, fy, FOUR))
-        for offset, part in ((base, builder.fsub(value, high_y)), (builder.add(base, step_y), high_y)):
-            high_z = builder.fmul(part, _spread(builder, fz, FOUR))
-            next_z = builder.add(offset, ir.Constant(offset.type, 4))
-            for corner, share in ((offset, builder.fsub(part, high_z)), (next_z, high_z)):
-                place = _place(context, builder, sig.args[0], array, corner, FOUR)
-                builder.store(builder.fadd(builder.load(place, align=4), share), place, align=4)
-        return context.get_dummy_value()
-
-    return signature, generate
-
-
-@intrinsic
-def add_weighted(typing_context, sums, weights, values, count):
-    """sums[:4] += weights[k] * values[4 k:4 k + 4] for each k < count, one after the other."""
-    signature = types.void(sums, weights, values, types.int64)
-
-    def generate(context, builder, sig, args):
-        sums, weights, values, count = args
-        place = _place(context, builder, sig.args[0], sums, ir.Constant(count.type, 0), FOUR)
-        total = cgutils.alloca_once_value(builder, builder.load(place, align=4))
-        with cgutils.for_range(builder, count) as loop:
-            weight = context.make_array(sig.args[1])(context, builder, weights).data
-            weight = _spread(builder, builder.load(builder.gep(weight, [loop.index])), FOUR)
-            row = builder.mul(loop.index, ir.Constant(count.type, 4))
-            value = builder.load(_place(context, builder, sig.args[2], values, row, FOUR), align=4)
-            builder.store(builder.fadd(builder.load(total), builder.fmul(weight, value)), total)
-        builder.store(builder.load(total), place, align=4)
-        return context.get_dummy_value()
-
-    return signature, generate
 
 
 @jit
 def _enter(origin, direction, box):
-    """Near, segment length, and in cells the position at near and the step, of one ray; length 0: box missed."""
+    """Near and segment length of a ray; in cells, its position at near and step. Length 0: box missed."""
     near, far = 0.0, math.inf
     for axis in range(3):
         if direction[axis] == 0.0:
@@ -146,30 +57,29 @@ def _scratch(count):
 
 
 @jit
-def _locate(start, step, cells, counting, offset, first, count, places, fractions):
-    """Cells (index of the lowest corner, and x) and fractions in them of samples first .. first + count."""
+def _locate(start, step, cells, strides, along, offset, count, places, fractions):
+    """Cells (index of the lowest corner, and x) and fractions in them of samples along[0] .. along[count - 1]."""
     base, plane = places
     fx, fy, fz = fractions
-    step_y = (cells[2] + 1) * 4
-    step_x = (cells[1] + 1) * step_y
+    channels, step_x, step_y = strides
     x0, y0, z0 = start
     dx, dy, dz = step
     last_x, last_y, last_z = np.int32(cells[0] - 1), np.int32(cells[1] - 1), np.int32(cells[2] - 1)
     for k in range(count):
-        along = counting[first + k] + offset
-        x, y, z = x0 + along * dx, y0 + along * dy, z0 + along * dz
+        t = along[k] + offset
+        x, y, z = x0 + t * dx, y0 + t * dy, z0 + t * dz
         ix = min(max(np.int32(x), np.int32(0)), last_x)
         iy = min(max(np.int32(y), np.int32(0)), last_y)
         iz = min(max(np.int32(z), np.int32(0)), last_z)
         fx[k], fy[k], fz[k] = x - ix, y - iy, z - iz
-        base[k], plane[k] = ix * step_x + iy * step_y + iz * 4, ix
+        base[k], plane[k] = ix * step_x + iy * step_y + iz * channels, ix
 
 
 @jit
 def _absorb(values, length, count, bits, alpha):
-    """alpha[k] = 1 - exp(-tau) with tau = max(density, 0) * length, to full relative precision; NaN stays NaN.
+    """alpha[k] = 1 - exp(-tau) with tau = max(density, 0) * length, to full relative precision.
 
-    exp(-tau) = 2^-n (1 + q) with n whole, q = expm1(r) and |r| <= ln(2) / 2.
+    exp(-tau) = 2^-n (1 + q) with n whole, q = expm1(r) and |r| <= ln(2) / 2. A NaN stays one.
     """
     power = bits.view(np.float32)
     for k in range(count):
@@ -190,11 +100,10 @@ def _absorb(values, length, count, bits, alpha):
 
 
 @jit
-def march_dense(grid, cells, box, origins, directions, offset, early_stop, begin, end, out):
+def march_dense(grid, basis, cells, box, origins, directions, offset, early_stop, begin, end, out):
     """Rays begin .. end: out [B * N, 5] = sum w c (3), sum w, sum w t."""
     num_rays = out.shape[0] // grid.shape[0]
-    step_y = (cells[2] + 1) * 4
-    step_x = (cells[1] + 1) * step_y
+    strides = strides_of(grid.shape[1], cells)
     num_samples = int(box[3, 2])
     counting = np.arange(num_samples).astype(np.float64)
     places, fractions, values, alpha, weights, bits = _scratch(BLOCK)
@@ -203,15 +112,16 @@ def march_dense(grid, cells, box, origins, directions, offset, early_stop, begin
         index = ray // num_rays
         line = ray if origins.shape[0] == out.shape[0] else ray - index * num_rays
         near, length, start, step = _enter(origins[line], directions[line], box)
+        seen_basis(directions[line], basis)
         own = grid[index]
         clear, depth = 1.0, 0.0
         sums[:] = 0
         first = 0 if length > 0 else num_samples
         while first < num_samples and not clear <= early_stop:
             count = min(BLOCK, num_samples - first)
-            _locate(start, step, cells, counting, offset[ray], first, count, places, fractions)
+            _locate(start, step, cells, strides, counting[first:], offset[ray], count, places, fractions)
             for k in range(count):
-                cell_load(own, base[k], step_x, step_y, fx[k], fy[k], fz[k], values, 4 * k)
+                load_sample(own, base[k], strides, fx[k], fy[k], fz[k], basis, values, 4 * k)
             _absorb(values, np.float32(length), count, bits, alpha)
             for k in range(count):
                 weight = clear * alpha[k]
@@ -229,15 +139,14 @@ def march_dense(grid, cells, box, origins, directions, offset, early_stop, begin
 
 @jit
 def march_skipping(
-    grid, cells, box, origins, directions, offset, occupied, away, early_stop, begin, end, out
+    grid, basis, cells, box, origins, directions, offset, occupied, away, early_stop, begin, end, out
 ):
     """As march_dense, and bit for bit the same, but only samples in occupied cells are looked at.
 
     occupied: of mark_cells; away: of mark_blocks.
     """
     num_rays = out.shape[0] // grid.shape[0]
-    step_y = (cells[2] + 1) * 4
-    step_x = (cells[1] + 1) * step_y
+    strides = strides_of(grid.shape[1], cells)
     num_samples = int(box[3, 2])
     _, _, values, alpha, weights, bits = _scratch(8)
     along, sums = np.empty(8), np.empty(4, np.float32)
@@ -245,6 +154,7 @@ def march_skipping(
         index = ray // num_rays
         line = ray if origins.shape[0] == out.shape[0] else ray - index * num_rays
         near, length, start, step = _enter(origins[line], directions[line], box)
+        seen_basis(directions[line], basis)
         own, own_cells, own_blocks = grid[index], occupied[index], away[index]
         clear, depth = 1.0, 0.0
         sums[:] = 0
@@ -257,9 +167,9 @@ def march_skipping(
                 )
                 if i < num_samples:
                     ix, iy, iz = cell
-                    base = ix * step_x + iy * step_y + iz * 4
+                    base = ix * strides[1] + iy * strides[2] + iz * strides[0]
                     fx, fy, fz = np.float32(x - ix), np.float32(y - iy), np.float32(z - iz)
-                    cell_load(own, base, step_x, step_y, fx, fy, fz, values, 4 * count)
+                    load_sample(own, base, strides, fx, fy, fz, basis, values, 4 * count)
                     along[count] = i
                     count += 1
                     i += 1
@@ -279,7 +189,7 @@ def march_skipping(
 
 @jit
 def _next_occupied(i, num_samples, start, step, offset, occupied, away):
-    """The first sample from i on (or num_samples) that lies in an occupied cell, this cell, and its position."""
+    """The first sample from i on (or num_samples) in an occupied cell, the cell, and the position."""
     while i < num_samples:
         t = i + np.float64(offset)
         x, y, z = start[0] + t * step[0], start[1] + t * step[1], start[2] + t * step[2]
@@ -299,7 +209,7 @@ def _next_occupied(i, num_samples, start, step, offset, occupied, away):
 
 @jit
 def _leap(position, step, block, free):
-    """Samples to the first one that may lie outside the empty blocks around this one, along one axis (>= 1)."""
+    """Samples (>= 1) to the first one that may lie outside the empty blocks around, along one axis."""
     if step >= 0:
         border, step = (block + free) * COARSE - position, max(step, 1e-9)
     else:
@@ -309,60 +219,47 @@ def _leap(position, step, block, free):
 
 @jit
 def march_backward(
-    grid,
-    cells,
-    box,
-    origins,
-    directions,
-    offset,
-    occupied,
-    away,
-    early_stop,
-    upstream,
-    begin,
-    end,
-    out,
-    spans,
-):
+    grid, basis, cells, box, origins, directions, offset, occupied, away, early_stop, upstream,
+    begin, end, out, kept, counts,
+):  # fmt: skip
     """Gradients at the samples of rays begin .. end: out [end - begin, S, 4], for density and colour.
 
-    upstream [B * N, 5] is the gradient of what march_dense wrote. spans [end - begin, 2]: first and end of the
-    samples with a gradient; the rest of out is left as it was. occupied, away: of mark_cells and mark_blocks, or
-    of length 0 if all cells are to be looked at.
+    upstream [B * N, 5] is the gradient of what march_dense wrote. counts [end - begin]: of the samples with a
+    gradient, which come first in a row of out; kept [end - begin, S]: their places along the ray. occupied,
+    away: of mark_cells and mark_blocks, or of length 0 if all cells are to be looked at.
     With g_i = g_c . c_i + g_o + g_t t_i, dL/dtau_i = T_{i+1} g_i - sum_{j > i} w_j g_j and dL/dc_i = w_i g_c.
     """
     num_rays = upstream.shape[0] // grid.shape[0]
-    step_y = (cells[2] + 1) * 4
-    step_x = (cells[1] + 1) * step_y
+    strides = strides_of(grid.shape[1], cells)
     num_samples = int(box[3, 2])
-    counting = np.arange(num_samples).astype(np.float64)
     places, (fx, fy, fz), values, alpha, weights, bits = _scratch(num_samples)
     base, plane = places
-    gain, after = np.empty(num_samples, np.float32), np.empty(num_samples)
+    along, after = np.empty(num_samples), np.empty(num_samples)
+    gain = np.empty(num_samples, np.float32)
     for ray in range(begin, end):
         index = ray // num_rays
         line = ray if origins.shape[0] == upstream.shape[0] else ray - index * num_rays
         near, length, start, step = _enter(origins[line], directions[line], box)
+        seen_basis(directions[line], basis)
         own, samples = grid[index], out[ray - begin]
-        clear, lead = 1.0, 0
-        if occupied.shape[0] > 0:
-            lead = _next_occupied(0, num_samples, start, step, offset[ray], occupied[index], away[index])[0]
-        count = lead
-        while length > 0 and count < num_samples and not clear <= early_stop:
-            first, count = count, min(count + BLOCK, num_samples)
+        clear, count = 1.0, 0
+        i = 0 if length > 0 else num_samples
+        while i < num_samples and not clear <= early_stop:
+            first = count
+            while i < num_samples and count < first + BLOCK:
+                if occupied.shape[0] > 0:
+                    i = _next_occupied(
+                        i, num_samples, start, step, offset[ray], occupied[index], away[index]
+                    )[0]
+                if i < num_samples:
+                    along[count] = i
+                    count += 1
+                    i += 1
             size = count - first
             room = (base[first:], plane[first:]), (fx[first:], fy[first:], fz[first:])
-            _locate(start, step, cells, counting, offset[ray], first, size, room[0], room[1])
+            _locate(start, step, cells, strides, along[first:], offset[ray], size, room[0], room[1])
             for k in range(first, count):
-                if occupied.shape[0] > 0 and not _is_occupied(occupied[index], base[k], step_x, step_y):
-                    values[4 * k], values[4 * k + 1], values[4 * k + 2], values[4 * k + 3] = (
-                        -1.0,
-                        0.0,
-                        0.0,
-                        0.0,
-                    )
-                else:
-                    cell_load(own, base[k], step_x, step_y, fx[k], fy[k], fz[k], values, 4 * k)
+                load_sample(own, base[k], strides, fx[k], fy[k], fz[k], basis, values, 4 * k)
             _absorb(values[4 * first :], np.float32(length), size, bits, alpha[first:])
             for k in range(first, count):
                 weight = clear * alpha[k]
@@ -372,58 +269,67 @@ def march_backward(
                 if clear <= early_stop:
                     count = k + 1
                     break
-        spans[ray - begin, 0], spans[ray - begin, 1] = lead, count if length > 0 else lead
+        counts[ray - begin] = count
         g_r, g_g, g_b, g_o, g_t = upstream[ray]
         g_o += g_t * np.float32(near + offset[ray] * length)
         g_t *= np.float32(length)
-        for k in range(lead, count):
+        for k in range(count):
             red, green, blue = values[4 * k + 1], values[4 * k + 2], values[4 * k + 3]
-            gain[k] = g_r * red + g_g * green + g_b * blue + (g_o + g_t * np.float32(counting[k]))
+            gain[k] = g_r * red + g_g * green + g_b * blue + (g_o + g_t * np.float32(along[k]))
         later = 0.0
-        for k in range(count - 1, lead - 1, -1):
+        for k in range(count - 1, -1, -1):
             alpha[k] = (after[k] * gain[k] - later) * length
             later += np.float64(weights[k]) * gain[k]
-        for k in range(lead, count):
+        for k in range(count):
+            kept[ray - begin, k] = np.int32(along[k])
             samples[k, 0] = np.float32(0) if values[4 * k] < 0 else alpha[k]
             samples[k, 1], samples[k, 2], samples[k, 3] = weights[k] * g_r, weights[k] * g_g, weights[k] * g_b
 
 
 @jit
-def _is_occupied(occupied, base, step_x, step_y):
-    return occupied[base // step_x, base % step_x // step_y, base % step_y // 4] != 0
+def scatter_samples(
+    samples, kept, counts, basis, cells, box, origins, directions, offset, rays, first_ray, planes, grid
+):
+    """Add the gradients at samples to some planes along x of one object's grid [X * Y * Z * C].
 
-
-@jit
-def scatter_samples(samples, spans, cells, box, origins, directions, offset, rays, first_ray, planes, grid):
-    """Add gradients at samples [.., S, 4] of rays begin .. end to planes lower <= x < upper of one object's grid.
-
-    samples and spans: of march_backward, from first_ray on; rays: (begin, end, N), all of one object; planes:
-    (lower, upper); grid [X * Y * Z * 4]. Each plane gets its terms in the order of rays and samples, so that the
-    sum does not depend on the cut into planes.
+    samples, kept and counts: of march_backward, from first_ray on; rays: (begin, end, N), all of this object;
+    planes: (lower, upper). Each plane gets its terms in the order of rays and samples, so that the sum does
+    not depend on the cut into planes.
     """
     (begin, end, num_rays), (lower, upper) = rays, planes
-    step_y = (cells[2] + 1) * 4
-    step_x = (cells[1] + 1) * step_y
+    strides = strides_of(len(grid), cells)
     num_samples = int(box[3, 2])
-    counting = np.arange(num_samples).astype(np.float64)
+    along = np.empty(num_samples)
     places, fractions, _, _, _, _ = _scratch(num_samples)
     (base, plane), (fx, fy, fz) = places, fractions
     flat = samples.reshape(-1)
     for ray in range(begin, end):
-        lead, end_of_ray = spans[ray - first_ray]
-        if lead == end_of_ray:
+        count = counts[ray - first_ray]
+        if count == 0:
             continue
         line = ray if origins.shape[0] == offset.shape[0] else ray % num_rays
         _, _, start, step = _enter(origins[line], directions[line], box)
+        seen_basis(directions[line], basis)
         first, last = _crossing(start[0], step[0], offset[ray], lower - 1, upper)
-        first, last = max(first, lead), min(last, end_of_ray)
-        _locate(start, step, cells, counting, offset[ray], first, last - first, places, fractions)
-        row = ((ray - first_ray) * num_samples + first) * 4
-        for k in range(last - first):
+        own = kept[ray - first_ray, :count]
+        begins, size = 0, 0
+        for k in range(count):
+            if own[k] < first:
+                begins += 1
+            elif own[k] < last:
+                along[size] = own[k]
+                size += 1
+        _locate(start, step, cells, strides, along, offset[ray], size, places, fractions)
+        row = ((ray - first_ray) * num_samples + begins) * 4
+        for k in range(size):
             if lower <= plane[k] < upper:
-                plane_add(grid, base[k], step_y, flat, row + 4 * k, np.float32(1) - fx[k], fy[k], fz[k])
+                spread_sample(
+                    grid, base[k], strides, flat, row + 4 * k, np.float32(1) - fx[k], fy[k], fz[k], basis
+                )
             if lower <= plane[k] + 1 < upper:
-                plane_add(grid, base[k] + step_x, step_y, flat, row + 4 * k, fx[k], fy[k], fz[k])
+                spread_sample(
+                    grid, base[k] + strides[1], strides, flat, row + 4 * k, fx[k], fy[k], fz[k], basis
+                )
 
 
 @jit

@@ -25,8 +25,7 @@ Array = NDArray[Any]
 
 def default_iso(field: VoxelField) -> float:
     """The density at which one cell of the grid absorbs half the light; half the peak where that is less."""
-    cell = min((b - a) / (n - 1) for a, b, n in zip(field.lower, field.upper, field.resolution, strict=True))
-    return min(math.log(2) / cell, 0.5 * float(field.grid[..., 0].detach().max()))
+    return min(math.log(2) / min(field.cell_size), 0.5 * float(field.grid[..., 0].detach().max()))
 
 
 def extract_mesh(
@@ -82,10 +81,9 @@ def surface_colours(field: VoxelField, points: Array, normals: Array) -> Array:
     The colour stored at the surface itself is half that of the empty space beside it; this is the rendered
     one.
     """
-    cell = max((b - a) / (n - 1) for a, b, n in zip(field.lower, field.upper, field.resolution, strict=True))
     inwards = -torch.from_numpy(np.array(normals, np.float32))
     inwards = inwards / inwards.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-    origins = torch.from_numpy(np.array(points, np.float32)) - 2 * cell * inwards
+    origins = torch.from_numpy(np.array(points, np.float32)) - 2 * max(field.cell_size) * inwards
     seen = render(
         field, Rays(origins, inwards), num_samples=4 * max(field.resolution), background=0.0, early_stop=1e-3
     )
@@ -114,7 +112,8 @@ def _polygonise(field: VoxelField, density: Array, level: float) -> tuple[Array,
     vertices, faces, _, _ = measure.marching_cubes(  # type: ignore[no-untyped-call]
         padded, level, gradient_direction="ascent"
     )
-    return ((vertices - 1) * spacing + lower).astype(np.float32), faces.astype(np.int32)
+    places = torch.from_numpy(((vertices - 1) * spacing + lower).astype(np.float32))
+    return field.bring_out(places, points=True).numpy(), faces.astype(np.int32)
 
 
 def _kept_faces(vertices: Array, faces: Array, components: str, fill_cavities: bool) -> Array:

@@ -43,6 +43,7 @@ def march(
     num_samples: int,
     jitter: Tensor | None,
     early_stop: float,
+    *,
     skip_empty: bool,
 ) -> Tensor:
     """[B, N, 5]: sum_i w_i c_i (3), sum_i w_i, sum_i w_i t_i; see `rendering`."""
@@ -66,6 +67,11 @@ def _array(tensor: Tensor) -> Array:
     return np.asarray(tensor.detach().to("cpu", torch.float32).contiguous())
 
 
+def _basis(grid: Tensor | Array) -> Array | None:
+    """Room for one thread's harmonics; None, for which plainer code is compiled, if the field has none."""
+    return None if grid.shape[-1] == 4 else np.zeros(9)
+
+
 def _occupancy(grid: Array) -> tuple[Array, Array]:
     """Which cells of the fields hold any density, and how far each block of cells is from one that does."""
     b, x, y, z, _ = grid.shape
@@ -73,10 +79,10 @@ def _occupancy(grid: Array) -> tuple[Array, Array]:
     away = np.empty((b, *(-(-(n - 1) // COARSE) for n in (x, y, z))), np.uint8)
     for index in range(b):
 
-        def mark(begin: int, end: int, index: int = index) -> None:
+        def work(begin: int, end: int, index: int = index) -> None:
             mark_cells(grid[index], begin, end, occupied[index])
 
-        for_ranges(mark, x - 1, smallest=16)
+        for_ranges(work, x - 1, smallest=16)
         mark_blocks(occupied[index], away[index])
     return occupied, away
 
@@ -93,9 +99,11 @@ class _March(torch.autograd.Function):
 
         def work(begin: int, end: int) -> None:
             if skip_empty:
-                kernels.march_skipping(flat, *lines.arguments, occupied, away, early_stop, begin, end, out)
+                kernels.march_skipping(
+                    flat, _basis(grid), *lines.arguments, occupied, away, early_stop, begin, end, out
+                )
             else:
-                kernels.march_dense(flat, *lines.arguments, early_stop, begin, end, out)
+                kernels.march_dense(flat, _basis(grid), *lines.arguments, early_stop, begin, end, out)
 
         for_ranges(work, len(out), smallest=128)
         return torch.from_numpy(out)
@@ -112,10 +120,11 @@ class _March(torch.autograd.Function):
 def _backward(
     values: Array, lines: _Lines, skip: tuple[Array, Array], early_stop: float, upstream: Array
 ) -> Array:
-    """The gradient with respect to the grid: first at samples, parallel over rays; then at planes of the grids.
+    """The gradient with respect to the grid: first at samples, parallel over rays; then at planes of the
+    grids.
 
-    A plane is written by one thread, which takes the samples in their order: no race, and the same bits whatever
-    the number of threads and of objects.
+    A plane is written by one thread, which takes the samples in their order: no race, and the same bits
+    whatever the number of threads and of objects.
     """
     num_objects, planes = values.shape[:2]
     num_rays, num_samples = len(upstream) // num_objects, int(lines.box[3, 2])
@@ -123,14 +132,15 @@ def _backward(
     gradient = np.zeros_like(values)
     targets = gradient.reshape(num_objects, -1)
     chunk = min(max(1, CHUNK_SAMPLES // num_samples), len(upstream))
-    samples, spans = np.empty((chunk, num_samples, 4), np.float32), np.empty((chunk, 2), np.int64)
+    samples = np.empty((chunk, num_samples, 4), np.float32)
+    kept, counts = np.empty((chunk, num_samples), np.int32), np.empty(chunk, np.int64)
     for first in range(0, len(upstream), chunk):
         last = min(first + chunk, len(upstream))
 
         def march_part(begin: int, end: int, first: int = first) -> None:
             kernels.march_backward(
-                flat, *lines.arguments, *skip, early_stop, upstream,
-                first + begin, first + end, samples[begin:end], spans[begin:end],
+                flat, _basis(values), *lines.arguments, *skip, early_stop, upstream,
+                first + begin, first + end, samples[begin:end], kept[begin:end], counts[begin:end],
             )  # fmt: skip
 
         def scatter_part(begin: int, end: int, first: int = first, last: int = last) -> None:
@@ -138,7 +148,9 @@ def _backward(
                 part = max(begin - index * planes, 0), min(end - index * planes, planes)
                 index += first // num_rays
                 rays = max(first, index * num_rays), min(last, (index + 1) * num_rays), num_rays
-                kernels.scatter_samples(samples, spans, *lines.arguments, rays, first, part, targets[index])
+                kernels.scatter_samples(
+                    samples, kept, counts, _basis(values), *lines.arguments, rays, first, part, targets[index]
+                )
 
         for_ranges(march_part, last - first, smallest=128)
         touched = (last - 1) // num_rays - first // num_rays + 1

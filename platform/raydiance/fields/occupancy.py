@@ -1,30 +1,20 @@
 # mypy: ignore-errors
 """Where a field is empty: by interpolation cell, and by block of cells, so that rays can leap over it."""
 
-from collections.abc import Callable
-from typing import Any
-
-import numba
 import numpy as np
 
-__all__ = ["COARSE", "jit", "mark_blocks", "mark_cells"]
+from raydiance.fields.compiling import jit
 
-COARSE = 4  # cells along the edge of a block; numba's cache does not see a change here: delete it then
+__all__ = ["COARSE", "mark_blocks", "mark_cells"]
 
-
-def jit(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile on first call; kept in numba's cache where one can be written, else for this process only."""
-    try:
-        return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
-    except RuntimeError:  # numba finds no folder for its cache
-        return numba.njit(nogil=True, error_model="numpy")(function)
+COARSE = 4  # cells along the edge of a block
 
 
 @jit
 def mark_cells(grid, first, last, occupied):
-    """Cells first <= x < last: occupied [X-1, Y-1, Z-1] uint8 = 1 where a corner of grid [X, Y, Z, 4] has density.
+    """Cells first <= x < last of occupied [X-1, Y-1, Z-1] uint8: 1 where a corner has density, else 0.
 
-    So has a cell with a NaN: it must show.
+    grid [X, Y, Z, C]. A NaN counts as density: it must show.
     """
     rows, columns = grid.shape[1], grid.shape[2]
     face = np.empty((2, rows, columns), np.uint8)
@@ -44,7 +34,7 @@ def mark_cells(grid, first, last, occupied):
 
 @jit
 def mark_blocks(occupied, away):
-    """away [ceil((X-1) / 4), ..] uint8: how many blocks off, in the maximum norm, the nearest occupied one is."""
+    """away [ceil((X-1) / 4), ..] uint8: distance to the nearest occupied block, in the maximum norm."""
     away[:] = 255
     for x in range(occupied.shape[0]):
         for y in range(occupied.shape[1]):

@@ -9,7 +9,9 @@ each:
     colour  = sum_i w_i c(x_i) + (1 - opacity) background,   opacity = sum_i w_i,   depth = sum_i w_i t_i
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from raydiance.fields import torch_backend
 from raydiance.fields.cameras import Cameras, Rays, ViewIndex
-from raydiance.fields.voxels import VoxelField
+from raydiance.fields.voxels import VoxelField, normal_field, soft_unit
 
 __all__ = ["Backend", "Rendering", "render", "render_views"]
 
@@ -30,17 +32,23 @@ class Rendering:
     """What N rays saw of B fields.
 
     colour [B, N, 3]: over the background. opacity [B, N]: in [0, 1]. depth [B, N]: sum_i w_i t_i, in world
-    units along the ray; 0 where nothing is hit, and the mean distance once divided by the opacity.
+    units along the ray; 0 where nothing is hit, and the mean distance once divided by the opacity. normals
+    [B, N, 3], if asked for: sum_i w_i n_i brought to unit length (shorter below an opacity of about 0.001, 0
+    where nothing is hit).
     """
 
     colour: Tensor
     opacity: Tensor
     depth: Tensor
+    normals: Tensor | None = None
 
     def reshape(self, *shape: int) -> "Rendering":
         """The same in another shape (given without the colour axis)."""
         return Rendering(
-            self.colour.reshape(*shape, 3), self.opacity.reshape(shape), self.depth.reshape(shape)
+            self.colour.reshape(*shape, 3),
+            self.opacity.reshape(shape),
+            self.depth.reshape(shape),
+            None if self.normals is None else self.normals.reshape(*shape, 3),
         )
 
 
@@ -55,8 +63,9 @@ def render(
     jitter: Tensor | None = None,
     early_stop: float = 0.0,
     skip_empty: bool | None = None,
+    normals: bool = False,
 ) -> Rendering:
-    """Render B fields along rays [N] (the same for all objects) or [B, N].
+    """Render B fields along rays [N] (the same for all objects) or [B, N], unit directions in the world.
 
     background: a number, a colour, or a tensor that broadcasts to [B, N, 3]. jitter [B, N] in [0, 1): where
     in its segment each sample of a ray lies (0.5 everywhere if neither it nor a generator to draw it from is
@@ -65,7 +74,7 @@ def render(
     density of empty cells for constant: with gradients it is exact behind an activation such as ReLU, which
     has no slope where it is 0. backend: auto takes numba for a float32 grid on the CPU, torch otherwise.
     Gradients flow to field.grid in all backends, and to the background; a grid that needs none must be finite
-    (DataError).
+    (DataError). normals: march a second time, for the normals of `normal_field`.
     """
     num_objects, num_rays = _check(field, rays, num_samples, jitter, generator, early_stop)
     if jitter is None and generator is not None:
@@ -73,16 +82,16 @@ def render(
     needs_grad = torch.is_grad_enabled() and field.grid.requires_grad
     if not needs_grad:
         field.check_finite()
-    if _pick(backend, field.grid) == "numba":
-        from raydiance.fields import numba_backend  # here, because importing numba takes its time
-
-        skip = (not needs_grad) if skip_empty is None else skip_empty
-        raw = numba_backend.march(field, rays, num_samples, jitter, early_stop, skip)
-    else:
-        raw = torch_backend.march(field, rays, num_samples, jitter, early_stop)
+    march = _marcher(backend, field.grid, (not needs_grad) if skip_empty is None else skip_empty)
+    rays = field.bring_in(rays)
+    raw = march(field, rays, num_samples, jitter, early_stop)
     opacity = raw[..., 3]
     behind = torch.as_tensor(background, dtype=raw.dtype, device=raw.device)
-    return Rendering(raw[..., :3] + (1 - opacity)[..., None] * behind, opacity, raw[..., 4])
+    colour = raw[..., :3] + (1 - opacity)[..., None] * behind
+    if not normals:
+        return Rendering(colour, opacity, raw[..., 4])
+    seen = march(normal_field(field), rays, num_samples, jitter, early_stop)[..., :3]
+    return Rendering(colour, opacity, raw[..., 4], field.bring_out(soft_unit(seen, 1e-4), points=False))
 
 
 def render_views(
@@ -94,6 +103,7 @@ def render_views(
     background: Background = 1.0,
     backend: Backend = "auto",
     early_stop: float = 0.0,
+    normals: bool = False,
 ) -> Rendering:
     """All pixels of the views (None: all), as `render`; the parts of the result are [B, V, H, W, ...]."""
     rays = cameras.rays(views)
@@ -104,6 +114,7 @@ def render_views(
         background=background,
         backend=backend,
         early_stop=early_stop,
+        normals=normals,
     )
     return result.reshape(len(field), *(rays.shape if len(rays.shape) == 3 else (1, *rays.shape)))
 
@@ -129,14 +140,16 @@ def _check(
     return num_objects, shape[-1]
 
 
-def _pick(backend: Backend, grid: Tensor) -> Backend:
-    """The backend to use for this grid."""
+def _marcher(backend: Backend, grid: Tensor, skip_empty: bool) -> Callable[..., Tensor]:
+    """march(field, rays, num_samples, jitter, early_stop) of the backend that is to be used for this grid."""
     fits = grid.device.type == "cpu" and grid.dtype == torch.float32
-    if backend == "auto":
-        return "numba" if fits else "torch"
-    if backend == "numba" and not fits:
+    if backend == "torch" or (backend == "auto" and not fits):
+        return torch_backend.march
+    if not fits:
         raise ValueError(
             f"the numba backend takes float32 grids on the CPU, got {grid.dtype} on {grid.device}: "
             "use backend='torch'"
         )
-    return backend
+    from raydiance.fields import numba_backend  # here, because importing numba takes its time
+
+    return partial(numba_backend.march, skip_empty=skip_empty)

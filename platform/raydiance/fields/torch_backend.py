@@ -6,6 +6,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from raydiance.fields.cameras import Rays
+from raydiance.fields.harmonics import basis
 from raydiance.fields.voxels import VoxelField
 
 __all__ = ["march", "ray_box"]
@@ -81,6 +82,9 @@ def _march_piece(
     if early_stop > 0:
         weight = weight * (transmittance >= early_stop)
     colour = (weight[..., None] * sample[..., 1:]).sum(-2)
+    if field.degree > 0:  # one direction along a ray, so its harmonics come last
+        seen = basis(rays.directions, field.degree)[..., None] * colour.reshape(*colour.shape[:-1], -1, 3)
+        colour = seen.sum(-2)
     return torch.cat((colour, weight.sum(-1)[..., None], (weight * t).sum(-1)[..., None]), dim=-1)
 
 

@@ -134,7 +134,8 @@ def arrange(meshes: Sequence[trimesh.Trimesh]) -> trimesh.Trimesh:
     placed = []
     for i, mesh in enumerate(meshes):
         row, column = divmod(i, columns)
-        placed.append(mesh.copy().apply_translation((SPACING * row, SPACING * column, 0.0)))
+        ground = -float(mesh.bounds[0, 2])
+        placed.append(mesh.copy().apply_translation((SPACING * row, SPACING * column, ground)))
     together = trimesh.util.concatenate(placed)
     assert isinstance(together, trimesh.Trimesh)  # meshes in, mesh out
     return together

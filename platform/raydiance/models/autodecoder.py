@@ -16,6 +16,7 @@ from raydiance.models.blocks import (
     Norm,
     ResidualBlock,
     SelfAttention,
+    channels_last_kernels,
     conv,
     normalisation,
     upsample,
@@ -129,7 +130,7 @@ class LatentGenerator(nn.Module):
             ]
         self.levels = nn.Sequential(*levels)
         self.out = conv(3, spec.widths[last], spec.latent_channels, 1)
-        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        channels_last_kernels(self)
 
     def forward(self, codes: Tensor) -> Tensor:
         x = self.linear(codes).reshape(-1, *self.shape)
@@ -161,7 +162,7 @@ class FieldDecoder(nn.Module):
         self.out = conv(3, spec.widths[-1], 32 if spec.subpixel else 4)
         self.doublings = round(math.log2(spec.field_resolution / spec.latent_resolution))
         self.linear = conv(3, spec.latent_channels, 4 * 8**self.doublings, 1) if spec.linear_path else None
-        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        channels_last_kernels(self)
 
     def forward(self, latents: Tensor) -> Tensor:
         latents = latents.contiguous(memory_format=torch.channels_last_3d)

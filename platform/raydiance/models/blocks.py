@@ -17,6 +17,7 @@ __all__ = [
     "ResidualBlock",
     "SelfAttention",
     "broadcast_to_spatial",
+    "channels_last_kernels",
     "conv",
     "normalisation",
     "upsample",
@@ -37,6 +38,16 @@ def conv(dims: int, c_in: int, c_out: int, kernel: int = 3, *, stride: int = 1) 
     if dims not in _CONV:
         raise ValueError(f"dims must be 1, 2 or 3, got {dims}")
     return _CONV[dims](c_in, c_out, kernel, stride=stride, padding=kernel // 2)
+
+
+def channels_last_kernels(module: nn.Module) -> None:
+    """Lay the kernels of 3D convolutions out channels last, which makes them faster on a CPU.
+
+    Those of one voxel stay: both layouts are the same bytes for them, but DDP warns when their strides differ.
+    """
+    for parameter in module.parameters():
+        if parameter.ndim == 5 and parameter[0, 0].numel() > 1:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
 
 
 def zero_init(module: nn.Module) -> nn.Module:

@@ -13,6 +13,7 @@ from raydiance.models.blocks import (
     Norm,
     ResidualBlock,
     SelfAttention,
+    channels_last_kernels,
     conv,
     normalisation,
     upsample,
@@ -202,7 +203,7 @@ class UNet(nn.Module):
         self.norm = normalisation(dims, width, spec.norm)
         self.out = zero_init(conv(dims, width, spec.out_channels))
         if dims == 3:
-            self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+            channels_last_kernels(self)
 
     def forward(
         self, x: Tensor, noise_level: Tensor, *, condition: Tensor | Condition | None = None

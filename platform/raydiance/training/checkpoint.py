@@ -80,11 +80,20 @@ def load_checkpoint(store: Store, ref: ArtifactRef, state: TrainState) -> None:
             "param_groups": state.optimizer.state_dict()["param_groups"],
         }
     )
+    _lay_like_parameters(state.optimizer)
     if state.ema:
         state.ema.load(parts["ema"], scalars["ema_updates"])
     if state.averages:
         state.averages.load(parts["averages"], scalars["step"])
     state.step = scalars["step"]
+
+
+def _lay_like_parameters(optimizer: torch.optim.Optimizer) -> None:
+    """Give averages of gradients the strides of their parameters: a fused step walks both by address."""
+    for parameter, entry in optimizer.state.items():
+        for name, value in entry.items():
+            if value.shape == parameter.shape:
+                entry[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 class Checkpoints:

@@ -105,7 +105,7 @@ class Objective(nn.Module):
 def start(objective: Objective, loop: LoopSpec) -> TrainState:
     """A fresh state: the model, Adam, and the moving averages that the spec asks for."""
     groups = [{"factor": 1.0, **group} for group in objective.parameter_groups()]
-    optimizer = torch.optim.Adam(groups, lr=loop.learning_rate, betas=loop.betas)
+    optimizer = torch.optim.Adam(groups, lr=loop.learning_rate, betas=loop.betas, fused=True)
     ema = Ema(objective.model, loop.ema_decay) if loop.ema_decay else None
     averages = PowerAverages(objective.model, loop.ema_widths) if loop.ema_widths else None
     return TrainState(objective.model, optimizer, ema, averages)
