@@ -33,7 +33,7 @@ STAGES: dict[str, Stages] = {
 }
 
 # The experiment that is meant where a stage is asked for by itself; the others mean that of configs/config.yaml.
-HOMES = {"fit": "capture"}
+HOMES = {"fit": "capture", "digits": "digits", "train_cosine": "digits", "sampler_table": "digits"}
 
 
 def stages_of(experiment: Experiment) -> Stages:
