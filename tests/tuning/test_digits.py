@@ -72,10 +72,10 @@ def test_plans_are_searched_for_as_for_any_denoiser(
     store, artifacts = made
     inputs = {stage: artifacts[stage] for stage in ("train_diffusion", "digits")}
     found = tune(MICRO.tune, local_run(store, name="tune", inputs=inputs)).artifact
-    named = {
-        name: plans.from_json(found.path(f"plans/{name}.json").read_text()) for name in ("draft", "best")
-    }
+    texts = {name: found.path(f"plans/{name}.json").read_text() for name in ("draft", "best", "learned-2")}
+    named = {name: plans.from_json(text) for name, text in texts.items()}
     assert named["draft"].nfe <= MICRO.tune.draft_nfe and named["best"].nfe <= max(MICRO.tune.nfe)
+    assert named["learned-2"].nfe == 2
 
 
 def test_a_table_fills_its_cells_once(made: tuple[Store, dict[str, Artifact]]) -> None:

@@ -163,11 +163,27 @@ def ui(port: Annotated[int, typer.Option(help="Where MLflow listens on this mach
 
 
 @app.command()
-def serve(overrides: Overrides = None) -> None:
+def serve(
+    overrides: Overrides = None,
+    ray: Annotated[bool, typer.Option(help="Replicas on Ray Serve, or one in this process.")] = True,
+) -> None:
     """Serve a bundle over HTTP until ^C; settings under serve., for example serve.port=9000."""
     from raydiance.cli.endpoint import serve_bundle
 
-    serve_bundle(overrides or [])
+    serve_bundle(overrides or [], here=not ray)
+
+
+@app.command()
+def keys(
+    name: Annotated[str, typer.Argument(help="Whose key it is.")],
+    file: Annotated[Path, typer.Option(help="The file of keys, which serve.keys names.")],
+    scope: Annotated[list[str] | None, typer.Option(help="read or sample; both if not given.")] = None,
+    expires: Annotated[str | None, typer.Option(help="Until when, for example 2027-01-31T00:00:00Z.")] = None,
+) -> None:
+    """Make an API key and print it; the file keeps its digest only."""
+    from raydiance.cli.endpoint import add_api_key
+
+    add_api_key(file, name, scope or [], expires)
 
 
 @app.command()
@@ -206,13 +222,25 @@ def trace(
 
 @app.command()
 def reproduce(
-    run: Annotated[str, typer.Argument(metavar="RUN_ID", help="The id of a stage's run in MLflow.")],
-    tolerance: Annotated[float, typer.Option(help="By how much a figure may differ, relative.")] = 1e-3,
+    what: Annotated[
+        str, typer.Argument(help="A file that left here (GLB, PNG, ...), or an MLflow run's id.")
+    ],
+    overrides: Overrides = None,
+    tolerance: Annotated[
+        float, typer.Option(help="By how much a run's figures may differ, relative.")
+    ] = 1e-3,
 ) -> None:
-    """Do a recorded run again, from its commit, settings and inputs: same, within tolerance, or different."""
+    """Make the bytes of a file again (exit status: 0 the same, 1 not), or do a recorded run again.
+
+    A run is repeated from its commit, settings and inputs: same, within tolerance, or different.
+    """
+    if Path(what).is_file():
+        from raydiance.cli.endpoint import make_again
+
+        sys.exit(0 if make_again(Path(what), overrides or []) else 1)
     from raydiance.cli.registry import reproduce_run
 
-    reproduce_run(run, tolerance)
+    reproduce_run(what, tolerance)
 
 
 @app.command()

@@ -28,7 +28,7 @@ from raydiance.cluster.stages import states
 from raydiance.cluster.tasks import TaskMap
 from raydiance.cluster.train import Launcher
 from raydiance.config import Experiment, compose, load_params
-from raydiance.config.stages import inputs_of, stages_of
+from raydiance.config.stages import HOMES, inputs_of, stages_of
 from raydiance.errors import ConfigError, RaydianceError
 from raydiance.storage import Artifact, Store
 from raydiance.tracking import Outcome, Run, Tracker, open_progress, serial_map
@@ -131,7 +131,11 @@ def execute(command: Command, job: Job, *, ray: bool = False) -> Pointer | None:
 
 def read_settings(command: Command) -> Experiment:
     """The experiment that the command's params file or overrides describe."""
-    return load_params(command.params) if command.params else compose(command.overrides)
+    if command.params:
+        return load_params(command.params)
+    named = any(override.lstrip("+").startswith("experiment=") for override in command.overrides)
+    home = [] if named or command.stage not in HOMES else [f"experiment={HOMES[command.stage]}"]
+    return compose([*home, *command.overrides])
 
 
 def open_run(

@@ -33,6 +33,10 @@ class TuneSpec:
     `nfe`); the best of those are then tried at the other numbers of calls. Judged on `num_samples` noises,
     against a teacher of `teacher_nfe` calls and against the training latents. `draft_nfe` and `standard_nfe`
     are what plans of these names may spend.
+
+    At each number of calls in `learn` a plan is then fitted to the teacher's samples of `learn_samples` other
+    noises, from each of the `learn_starts` best that were found. An iteration of a fit at K calls asks the
+    network about learn_samples K^3 / 2 times.
     """
 
     num_trials: Annotated[int, Ge(1)] = 24
@@ -59,16 +63,21 @@ class TuneSpec:
     sigma_min: Annotated[float, Gt(0)] = 0.01
     sigma_max: Annotated[tuple[Annotated[float, Gt(0)], ...], MinLen(1)] = (80.0, 20.0)
     components: Annotated[int, Ge(1)] = 16
+    learn: tuple[Annotated[int, Ge(1)], ...] = ()
+    learn_samples: Annotated[int, Ge(4)] = 16
+    learn_iterations: Annotated[int, Ge(1)] = 12
+    learn_starts: Annotated[int, Ge(1)] = 1
     cpus_per_trial: Annotated[float, Gt(0)] = 1.0
     gpus_per_trial: Annotated[float, Ge(0)] = 0.0
 
     def __post_init__(self) -> None:
         if self.screen_nfe is not None and self.screen_nfe not in self.nfe:
             raise ValueError(f"screen_nfe = {self.screen_nfe} must be one of nfe = {self.nfe}")
-        if self.teacher_nfe < 2 * max(self.nfe):
+        most = max(*self.nfe, *self.learn)
+        if self.teacher_nfe < 2 * most:
             raise ValueError(
-                f"teacher_nfe = {self.teacher_nfe} cannot judge plans of {max(self.nfe)} network calls: "
-                f"use {2 * max(self.nfe)} or more"
+                f"teacher_nfe = {self.teacher_nfe} cannot judge plans of {most} network calls: "
+                f"use {2 * most} or more"
             )
         if self.draft_nfe > self.standard_nfe:
             raise ValueError(f"need draft_nfe <= standard_nfe, got {self.draft_nfe} and {self.standard_nfe}")
@@ -93,7 +102,9 @@ class ServeSpec:
     """How the endpoint runs: where it listens, how much it takes on, how long it waits.
 
     `bundle` is a key in the store ("bundle/..."), NAME@ALIAS in the model registry, or "latest". A replica
-    has at most `slots` samples in progress and lets `queue` more wait; what comes beyond is refused.
+    has at most `slots` samples in progress and lets `queue` more wait; what comes beyond is refused. A client
+    has at most `max_requests` under way. Finished jobs are kept for `job_ttl_s`, up to `max_job_bytes` of
+    them. `keys` is a file of API keys (raydiance keys), read again when it changes.
     """
 
     bundle: str = "latest"
@@ -111,6 +122,11 @@ class ServeSpec:
     max_resolution: Annotated[int, Interval(ge=16, le=1024)] = 256
     max_pixels: Annotated[int, Ge(1024)] = 4_194_304
     max_body_bytes: Annotated[int, Ge(1024)] = 65536
+    max_requests: Annotated[int, Ge(1)] = 64
+    max_jobs: Annotated[int, Ge(1)] = 256
+    max_job_bytes: Annotated[int, Ge(0)] = 268_435_456
+    job_ttl_s: Annotated[float, Gt(0)] = 900.0
+    keys: str | None = None
     request_timeout_s: Annotated[float, Gt(0)] = 120.0
     drain_timeout_s: Annotated[float, Ge(0)] = 30.0
     start_timeout_s: Annotated[float, Gt(0)] = 180.0

@@ -47,7 +47,7 @@ METHODS: dict[str, tuple[str, Mapping[str, Any], str]] = {
     "Heun": ("heun", {}, "karras"),
 }
 FIRST = ("DDIM", "F-PNDM", "DEIS-3", "iPNDM-4", "DPM++2M")  # what the claims are about
-MANY = 250  # steps; beyond it a cell costs as much as a row
+SHORT, LONG = 100, 250  # steps; a cell of more than LONG costs as much as a row of others
 
 
 @spec
@@ -183,15 +183,16 @@ def _cells_of(spec: SamplerTableSpec, schedule: DiscreteSchedule) -> Iterator[Ce
 
 
 def _turn(cell: Cell) -> tuple[int, int, str]:
-    """Where a cell stands in the queue."""
+    """Where a cell stands in the queue: first what the papers claim, on the schedule of their claim."""
     calls = 200 if cell.plan is None else cell.plan.nfe
-    main = cell.method in FIRST and not cell.eta
-    if cell.steps > MANY:
-        tier = 4 if cell.method == "DDIM" and not cell.eta else 5 if main or cell.method == SIGMA_HAT else 6
-    elif cell.method.startswith("tune") or main:
-        tier = 0
+    main = (cell.method in FIRST and not cell.eta) or cell.method.startswith("tune")
+    claimed = cell.method == "DDIM" and not cell.eta
+    if cell.steps > LONG:
+        tier = 1 if claimed and cell.schedule == "linear" else 5 if claimed else 6
+    elif main and cell.steps <= SHORT:
+        tier = 0 if cell.schedule == "linear" else 2
     else:
-        tier = 1 if cell.method == SIGMA_HAT or cell.eta else 2 if cell.plan else 3
+        tier = 3 if cell.method == SIGMA_HAT or cell.eta else 4
     return tier, calls, cell.schedule
 
 
@@ -200,10 +201,10 @@ def _fill(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The rows of all cells that are there, once those that the budget allows are filled; and what is missing."""
     known = _kept(run.store, {task.identity for task in tasks})
-    wanted = [task for task in tasks if task.identity not in known]
+    wanted = list({task.identity: task for task in tasks if task.identity not in known}.values())
     spent = 0.0
     with run.progress.task("sampler_table", total=len(tasks)) as shown:
-        shown.update(len(tasks) - len(wanted))
+        shown.update(sum(task.identity in known for task in tasks))
         for task, result in zip(wanted, run.map(measure, wanted)):
             known[task.identity] = result
             spent += result["seconds"]
