@@ -21,6 +21,8 @@ def environment(values: Values) -> dict[str, str]:
         "RAYDIANCE_TRACKING": values["tracking"],
         "AWS_ENDPOINT_URL": values["s3_endpoint"],
         "AWS_REGION": values["s3_region"],
+        # Serve's proxies refuse what is too large before it is read
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "raydiance.serving.limits:proxy_middlewares",
         "RAY_JOB_STOP_WAIT_TIME_S": "60",  # for the last checkpoint of a job that is asked to stop
     }
 

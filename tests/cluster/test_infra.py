@@ -16,11 +16,15 @@ import ray
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from ray.serve import Application
 from ray.serve.schema import ServeDeploySchema
+from tests.support.bundles import tiny_bundle
 from typer.main import get_command
 
 from raydiance.cli.app import app
 from raydiance.config import project_folder
+from raydiance.errors import ConfigError
+from raydiance.storage import Store
 
 INFRA = project_folder() / "infra"
 VALUES = yaml.safe_load((INFRA / "values.yaml").read_text())
@@ -223,7 +227,9 @@ def strict(schema: Any) -> Any:
     return schema
 
 
-def test_serve_reads_every_field_and_finds_the_application() -> None:
+def test_serve_reads_every_field_and_finds_the_application(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = yaml.safe_load(load("kuberay/rayservice.yaml")["spec"]["serveConfigV2"])
     schema = strict(ServeDeploySchema.model_json_schema())
     jsonschema.validate(config, schema)
@@ -232,7 +238,16 @@ def test_serve_reads_every_field_and_finds_the_application() -> None:
         jsonschema.validate({**config, "max_surge_pct": 1}, schema)
     (application,) = config["applications"]
     module, _, name = application["import_path"].partition(":")
-    assert callable(getattr(importlib.import_module(module), name))
+    build = getattr(importlib.import_module(module), name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAYDIANCE_STORE", "store")
+    artifact = tiny_bundle(Store.open())
+    with pytest.raises(ConfigError, match="API key"):
+        build({"bundle": artifact.ref.key})
+    monkeypatch.setenv("RAYDIANCE_API_KEYS", "abcdefgh")
+    assert isinstance(build({**application["args"], "bundle": artifact.ref.key}), Application)
+    with pytest.raises(ConfigError, match=r"args.replica: ServeSpec has no such field"):
+        build({"replica": 2})
 
 
 def test_ray_up_reads_the_machines() -> None:
