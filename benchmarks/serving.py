@@ -1,28 +1,39 @@
-"""Our engine beside Ray Serve's own batching and one request at a time: latency and goodput under the same
-arrivals.
+"""Our engine beside Ray Serve's own batching, one request at a time, and a pipeline behind FastAPI: latency and
+goodput under the same arrivals.
 
     python benchmarks/serving.py [--quick] [--seconds S]
 
-One network (the furniture denoiser of the tiny preset, random weights), one replica with one core, one
-thread; plans of 8, 16 and 50 steps at random, seeds at random, open-loop Poisson arrivals at shares of the
-load that static batches sustain, the same arrivals for each system. Latency counts from the moment a request
-was due to be sent. Goodput is what comes back within twice the time that the plan takes alone, one request at
-a time. The last line is JSON.
+One network (the furniture denoiser of the tiny preset, random weights; with --quick a small one, so that
+seconds hold enough requests), one process with one thread; plans of 8, 16 and 50 steps at random, seeds at
+random, open-loop Poisson arrivals at shares of the load that static batches sustain, the same arrivals for
+each system. Latency counts from the moment a request was due to be sent. Goodput is what comes back within
+twice the time that the plan takes alone, one request at a time; ours_due is the engine that is told these
+deadlines, so that it refuses what cannot meet its own.
+
+pipeline: what many deploy, a pipeline with a scheduler that keeps the state of one sample (set_timesteps, step),
+behind a FastAPI route that holds a lock on it, in a process of its own. The last line is JSON.
 """
 
 import argparse
 import asyncio
 import json
 import logging
+import multiprocessing
 import random
+import socket
 import statistics
+import threading
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
 import torch
+import uvicorn
+from fastapi import FastAPI
 from torch import Tensor
 
 from raydiance.cluster import session
@@ -32,6 +43,7 @@ from raydiance.generation import noise_generator
 from raydiance.models import UNet, UNetSpec
 from raydiance.serving.engine import Engine
 from raydiance.serving.orders import Order
+from raydiance.serving.problems import ServingError
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -39,6 +51,9 @@ with warnings.catch_warnings():
 
 SHAPE = (16, 8, 8, 8)
 SPEC = UNetSpec(in_channels=16, out_channels=16, multipliers=(1, 2))
+QUICK_SPEC = UNetSpec(
+    in_channels=16, out_channels=16, channels=8, multipliers=(1,), attention_levels=(), embedding_dim=32
+)
 STEPS = (8, 16, 50)
 SCHEDULE = schedules.edm()
 PLANS = {
@@ -54,10 +69,10 @@ QUICK_SHARES, SHARES = (0.8,), (0.4, 0.6, 0.8, 1.0, 1.2)
 class Model:
     """The network, warmed up."""
 
-    def __init__(self) -> None:
+    def __init__(self, quick: bool) -> None:
         torch.set_num_threads(1)
         torch.manual_seed(0)
-        network = UNet(SPEC).eval().requires_grad_(False)
+        network = UNet(QUICK_SPEC if quick else SPEC).eval().requires_grad_(False)
         for parameter in network.parameters():
             if not parameter.any():
                 torch.nn.init.normal_(parameter, std=0.02)
@@ -72,41 +87,30 @@ class Model:
         return sampling.sample(self.predict_noise, plan, plan.start(noise))
 
 
-@serve.deployment(max_ongoing_requests=1000, ray_actor_options={"num_cpus": 1}, logging_config=QUIET)
-class Ours:
-    """Continuous batching at the level of a network call."""
+@serve.deployment(max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0}, logging_config=QUIET)
+class Replica:
+    """Three ways to serve one network in one process; only one of them is asked at a time."""
 
-    def __init__(self) -> None:
-        model = Model()
+    def __init__(self, quick: bool) -> None:
+        self.model = model = Model(quick)
+        self.turn = asyncio.Lock()
         self.engine = Engine(
             lambda x, sigma, labels: model.predict_noise(x, sigma), SHAPE, slots=64, queue=1000
         )
         self.engine.__enter__()
 
-    async def __call__(self, seed: int, steps: int) -> float:
+    async def ours(self, seed: int, steps: int, deadline_s: float | None = None) -> float | None:
+        """Continuous batching at the level of a network call."""
         noise = torch.randn(SHAPE, generator=noise_generator(seed))
-        ticket = self.engine.submit(Order(PLANS[steps], noise, finish=lambda x_0: float(x_0.sum())))
-        value, _ = await asyncio.wrap_future(ticket.future)
+        order = Order(PLANS[steps], noise, finish=lambda x_0: float(x_0.sum()), deadline_s=deadline_s)
+        try:
+            value, _ = await asyncio.wrap_future(self.engine.submit(order).future)
+        except ServingError:
+            return None
         return value
 
-    def overhead(self) -> dict[str, float]:
-        stats = self.engine.stats
-        return {
-            "overhead_share": stats.overhead,
-            "overhead_ms": 1e3 * (stats.tick_s - stats.network_s) / max(stats.ticks, 1),
-            "tick_ms": 1e3 * stats.tick_s / max(stats.ticks, 1),
-            "samples_per_tick": stats.rows / max(stats.ticks, 1),
-        }
-
-
-@serve.deployment(max_ongoing_requests=1000, ray_actor_options={"num_cpus": 1}, logging_config=QUIET)
-class Static:
-    """Ray Serve's batching: what has come in is run to its end, plan by plan, and answered together."""
-
-    def __init__(self) -> None:
-        self.model = Model()
-
-    async def __call__(self, seed: int, steps: int) -> float:
+    async def static(self, seed: int, steps: int) -> float:
+        """Ray Serve's batching: what has come in is run to its end, plan by plan, and answered together."""
         answer: float = await self.batched((seed, steps))
         return answer
 
@@ -124,18 +128,104 @@ class Static:
                 }
         return [found[request] for request in requests]
 
-
-@serve.deployment(max_ongoing_requests=1000, ray_actor_options={"num_cpus": 1}, logging_config=QUIET)
-class Single:
-    """One request at a time, in the order of their coming."""
-
-    def __init__(self) -> None:
-        self.model = Model()
-        self.turn = asyncio.Lock()
-
-    async def __call__(self, seed: int, steps: int) -> float:
+    async def single(self, seed: int, steps: int) -> float:
+        """One request at a time, in the order of their coming."""
         async with self.turn:
             return float((await asyncio.to_thread(self.model.run, [seed], steps)).sum())
+
+    def overhead(self) -> dict[str, float]:
+        stats = self.engine.stats
+        return {
+            "overhead_share": stats.overhead,
+            "overhead_ms": 1e3 * (stats.tick_s - stats.network_s) / max(stats.ticks, 1),
+            "tick_ms": 1e3 * stats.tick_s / max(stats.ticks, 1),
+            "samples_per_tick": stats.rows / max(stats.ticks, 1),
+        }
+
+
+class Scheduler:
+    """Keeps the noise levels and the place of the one sample that is being made."""
+
+    def set_timesteps(self, steps: int) -> None:
+        self.sigmas = torch.tensor(grids.karras(SCHEDULE, steps).sigmas, dtype=torch.float32)
+        self.index = 0
+
+    def step(self, eps: Tensor, x: Tensor) -> Tensor:
+        self.index += 1
+        return x + (self.sigmas[self.index] - self.sigmas[self.index - 1]) * eps
+
+
+class Pipeline:
+    """A network with a scheduler: called with a seed and a number of steps, it makes one sample."""
+
+    def __init__(self, quick: bool) -> None:
+        self.model, self.scheduler = Model(quick), Scheduler()
+
+    @torch.inference_mode()
+    def __call__(self, seed: int, steps: int) -> Tensor:
+        self.scheduler.set_timesteps(steps)
+        x = torch.randn(1, *SHAPE, generator=noise_generator(seed)) * self.scheduler.sigmas[0]
+        for sigma in self.scheduler.sigmas[:-1]:
+            x = self.scheduler.step(self.model.predict_noise(x, sigma.expand(1)), x)
+        return x
+
+
+def run_pipeline(port: int, quick: bool) -> None:
+    """The pipeline behind FastAPI, until the process is ended."""
+    pipeline, lock, app = Pipeline(quick), threading.Lock(), FastAPI()
+
+    @app.get("/")
+    def sample(seed: int, steps: int) -> float:
+        with lock:
+            return float(pipeline(seed, steps).sum())
+
+    uvicorn.run(app, port=port, log_level="error")
+
+
+class Ask:
+    """A way to serve as something to ask; with `alone_s`, told what its deadline is."""
+
+    def __init__(self, method: Any, alone_s: dict[int, float] | None = None) -> None:
+        self.method, self.alone_s = method, alone_s
+
+    async def __call__(self, seed: int, steps: int) -> bool:
+        extra = [] if self.alone_s is None else [2 * self.alone_s[steps]]
+        return await self.method.remote(seed, steps, *extra) is not None
+
+
+class AskOverHttp:
+    """The pipeline behind FastAPI as something to ask."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    async def __call__(self, seed: int, steps: int) -> bool:
+        async with httpx.AsyncClient(timeout=600.0, trust_env=False) as client:
+            answer = await client.get(self.url, params={"seed": seed, "steps": steps})
+            return answer.status_code == 200
+
+
+@contextmanager
+def pipeline_up(quick: bool) -> Iterator[Callable[[], AskOverHttp]]:
+    """The process of the pipeline while the block runs; called, it waits until the pipeline answers."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = multiprocessing.get_context("spawn").Process(
+        target=run_pipeline, args=(port, quick), daemon=True
+    )
+    process.start()
+
+    def answering() -> AskOverHttp:
+        while socket.socket().connect_ex(("127.0.0.1", port)):
+            time.sleep(0.05)
+        return AskOverHttp(f"http://127.0.0.1:{port}/")
+
+    try:
+        yield answering
+    finally:
+        process.terminate()
+        process.join()
 
 
 @dataclass(frozen=True)
@@ -153,32 +243,35 @@ def arrivals(rate: float, seconds: float, seed: int = 0) -> list[Arrival]:
     return found
 
 
-async def offer(handle: Any, plan: Sequence[Arrival]) -> list[tuple[int, float]]:
-    """Send each request when it is due, whatever has come back by then: (steps, latency in s)."""
+async def offer(ask: Any, plan: Sequence[Arrival]) -> list[tuple[int, float]]:
+    """Send each request when it is due, whatever has come back by then: (steps, latency in s, or infinity for
+    one that was refused).
+    """
     began = time.perf_counter()
 
     async def one(arrival: Arrival) -> tuple[int, float]:
         await asyncio.sleep(max(0.0, began + arrival.due_s - time.perf_counter()))
-        await handle.remote(arrival.seed, arrival.steps)
-        return arrival.steps, time.perf_counter() - began - arrival.due_s
+        answered = await ask(arrival.seed, arrival.steps)
+        latency_s = time.perf_counter() - began - arrival.due_s
+        return arrival.steps, latency_s if answered else float("inf")
 
     return list(await asyncio.gather(*(one(arrival) for arrival in plan)))
 
 
-async def alone(handle: Any) -> dict[int, float]:
+async def alone(ask: Any) -> dict[int, float]:
     """Seconds of each plan when nothing else runs."""
     found = {}
     for steps in STEPS:
         times = []
         for seed in range(3):
             began = time.perf_counter()
-            await handle.remote(seed, steps)
+            await ask(seed, steps)
             times.append(time.perf_counter() - began)
         found[steps] = statistics.median(times)
     return found
 
 
-async def capacity(handle: Any, seconds: float) -> float:
+async def capacity(ask: Any, seconds: float) -> float:
     """Requests per second with always two batches of them waiting or running."""
     draw, done, end = random.Random(1), 0, time.perf_counter() + seconds
     began = time.perf_counter()
@@ -186,7 +279,7 @@ async def capacity(handle: Any, seconds: float) -> float:
     async def ask_again() -> None:
         nonlocal done
         while time.perf_counter() < end:
-            await handle.remote(draw.randrange(2**31), draw.choice(STEPS))
+            await ask(draw.randrange(2**31), draw.choice(STEPS))
             done += 1
 
     await asyncio.gather(*(ask_again() for _ in range(2 * BATCH)))
@@ -197,41 +290,63 @@ def judged(
     latencies: Sequence[tuple[int, float]], alone_s: dict[int, float], seconds: float
 ) -> dict[str, float]:
     """p50, p99 and goodput."""
-    ordered = sorted(latency for _, latency in latencies)
+    ordered = sorted(latency for _, latency in latencies if latency < float("inf"))
+
+    def at(share: float) -> float:
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 1e9
+
     good = sum(latency <= 2 * alone_s[steps] for steps, latency in latencies)
     return {
-        "requests": float(len(ordered)),
-        "p50_s": ordered[len(ordered) // 2],
-        "p99_s": ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))],
+        "requests": float(len(latencies)),
+        "answered": float(len(ordered)),
+        "p50_s": at(0.5),
+        "p99_s": at(0.99),
         "goodput_per_s": good / seconds,
-        "good_share": good / len(ordered),
+        "good_share": good / len(latencies),
     }
 
 
-def measure(seconds: float, shares: Sequence[float]) -> dict[str, Any]:
-    """Each system in turn, alone on the machine."""
-    results: dict[str, Any] = {"systems": {}}
+def measure(pipeline: AskOverHttp, seconds: float, shares: Sequence[float], quick: bool) -> dict[str, Any]:
+    """Each system in turn; the others are up and idle."""
+    replica = serve.run(Replica.bind(quick), name="benchmark", route_prefix=None)
+    alone_s = asyncio.run(alone(Ask(replica.single)))
+    sustained = asyncio.run(capacity(Ask(replica.static), seconds))
+    asyncio.run(alone(pipeline))  # warmed up as the others are
+    asked = {
+        "static": Ask(replica.static),
+        "single": Ask(replica.single),
+        "pipeline": pipeline,
+        "ours": Ask(replica.ours),
+        "ours_due": Ask(replica.ours, alone_s),
+    }
+    systems: dict[str, Any] = {name: {} for name in asked}
+    for share in shares:
+        plan = arrivals(share * sustained, seconds)
+        for name, ask in asked.items():
+            systems[name][f"{share:g}"] = judged(asyncio.run(offer(ask, plan)), alone_s, seconds)
+    return {
+        "alone_s": alone_s,
+        "static_capacity_per_s": sustained,
+        "systems": systems,
+        "engine": replica.overhead.remote().result(),
+    }
 
-    def up(deployment: Any) -> Any:
-        return serve.run(deployment.bind(), name="benchmark", route_prefix=None)
 
-    handle = up(Single)
-    alone_s = asyncio.run(alone(handle))
-    handle = up(Static)
-    sustained = asyncio.run(capacity(handle, seconds))
-    results |= {"alone_s": alone_s, "static_capacity_per_s": sustained}
-    for deployment in (Single, Static, Ours):
-        handle = up(deployment)
-        runs = {}
-        for share in shares:
-            plan = arrivals(share * sustained, seconds)
-            runs[f"{share:g}"] = judged(asyncio.run(offer(handle, plan)), alone_s, seconds)
-        results["systems"][deployment.name] = runs
-        if deployment is Ours:
-            results["engine"] = handle.overhead.remote().result()
-            results["alone_ours_s"] = asyncio.run(alone(handle))
-        serve.delete("benchmark")
-    return results
+def verdicts(results: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """What was asked of the engine, beside what was found."""
+    systems = results["systems"]
+    share = "0.8"
+    ours, static = systems["ours"][share], systems["static"][share]
+    best = {name: max(run["goodput_per_s"] for run in runs.values()) for name, runs in systems.items()}
+    return {
+        "p50 of static's, at most": {"asked": 0.5, "found": ours["p50_s"] / static["p50_s"]},
+        "p99 of static's, at most": {"asked": 0.7, "found": ours["p99_s"] / static["p99_s"]},
+        "goodput of static's, at least": {
+            "asked": 1.8,
+            "found": best["ours_due"] / max(best["static"], 1e-9),
+        },
+        "overhead of a tick, at most": {"asked": 0.03, "found": results["engine"]["overhead_share"]},
+    }
 
 
 def main() -> None:
@@ -241,19 +356,23 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one load, a few seconds each")
     parser.add_argument("--seconds", type=float, default=0.0, help="of arrivals at each load")
     arguments = parser.parse_args()
-    seconds = arguments.seconds or (15.0 if arguments.quick else 120.0)
+    seconds = arguments.seconds or (4.0 if arguments.quick else 120.0)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    with session(ClusterSpec(address="local")):
+    shares = QUICK_SHARES if arguments.quick else SHARES
+    with pipeline_up(arguments.quick) as pipeline, session(ClusterSpec(address="local")):
         serve.start(http_options={"location": None}, logging_config=QUIET)
-        results = measure(seconds, QUICK_SHARES if arguments.quick else SHARES)
-        serve.shutdown()
-    print(f"{'system':8} {'load':>5} {'p50 s':>8} {'p99 s':>8} {'goodput/s':>10} {'in time':>8}")
+        results = measure(pipeline(), seconds, shares, arguments.quick)
+        serve.delete("benchmark")
+    print(f"{'system':9} {'load':>5} {'p50 s':>8} {'p99 s':>8} {'goodput/s':>10} {'in time':>8}")
     for name, runs in results["systems"].items():
         for share, run in runs.items():
             print(
-                f"{name:8} {share:>5} {run['p50_s']:8.2f} {run['p99_s']:8.2f} {run['goodput_per_s']:10.2f} "
+                f"{name:9} {share:>5} {run['p50_s']:8.2f} {run['p99_s']:8.2f} {run['goodput_per_s']:10.2f} "
                 f"{run['good_share']:8.1%}"
             )
+    results["verdicts"] = verdicts(results)
+    for name, verdict in results["verdicts"].items():
+        print(f"{name:32} {verdict['asked']:6.2f} asked {verdict['found']:8.3f} found")
     print(json.dumps({"benchmark": "serving", "seconds": seconds, "torch": torch.__version__, **results}))
 
 

@@ -25,7 +25,7 @@ from raydiance.storage import Store, code_version
 from raydiance.tracking import NullTracker, QuietProgress, Worker
 from raydiance.training import Batch, LoopSpec, Objective, fit
 
-LIMIT = 1.05  # issue 2: at most 5 % over the bare loop
+LIMIT = 1.05  # over the bare loop
 
 
 class Denoising(Objective):

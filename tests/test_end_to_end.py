@@ -132,9 +132,12 @@ def test_the_record_nests_stages_and_trials(reproduced: Checkout, mlflow_server:
     client = MlflowClient(mlflow_server)
     parents = {reproduced.pointer(stage)["parent_run_id"] for stage in STAGES}
     assert len(parents) == 1
-    experiment = client.get_run(parents.pop()).info.experiment_id
+    pipeline = client.get_run(parents.pop())
+    assert "report.html" in {file.path for file in client.list_artifacts(pipeline.info.run_id)}
+    assert pipeline.data.metrics["psnr_held_out"] > 0
+    experiment = pipeline.info.experiment_id
     runs = client.search_runs([experiment], max_results=500)
-    assert {run.info.status for run in runs} <= {"FINISHED", "RUNNING"}
+    assert {run.info.status for run in runs} == {"FINISHED"}
     stages = {reproduced.pointer(stage)["run_id"]: stage for stage in STAGES}
     children: dict[str, int] = dict.fromkeys(STAGES, 0)
     for run in runs:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from raydiance.models import UNet, UNetSpec
+from raydiance.models import Condition, UNet, UNetSpec
 from raydiance.training.randomness import seeded
 
 
@@ -90,3 +90,80 @@ def test_coordinates_tell_positions_apart():
         out = network(torch.ones(1, 2, 33, 33), torch.zeros(1))
         centre, beside = out[..., 16, 16], out[..., 16, 17]
         assert torch.allclose(centre, beside, atol=1e-5) is not coordinates
+
+
+TOLD = {"num_classes": 3, "vector_dim": 5, "token_dim": 6, "attention_levels": (0, 1), "multipliers": (1, 2)}
+
+
+def told(count: int = 2) -> Condition:
+    g = torch.Generator().manual_seed(3)
+    return Condition(
+        torch.zeros(count, dtype=torch.long),
+        torch.randn(count, 5, generator=g),
+        torch.randn(count, 4, 6, generator=g),
+    )
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_output_depends_on_each_thing_told_and_on_its_absence(dims):
+    network, given = awake(spec(dims, **TOLD)), told()
+    x, level = torch.ones(2, 2, *(4,) * dims), torch.zeros(2)
+    base = network(x, level, condition=given)
+    for other in (
+        given._replace(labels=given.labels + 1),
+        given._replace(vector=given.vector + 1),
+        given._replace(tokens=given.tokens.flip(-1)),
+        given._replace(labels=None),
+        given._replace(vector=None),
+        given._replace(tokens=None),
+    ):
+        assert (network(x, level, condition=other) - base).abs().max() > 1e-4
+
+
+def test_tokens_are_a_set():
+    network, given = awake(spec(2, **TOLD)), told()
+    x, level = torch.randn(2, 2, 4, 4, generator=torch.Generator().manual_seed(0)), torch.zeros(2)
+    turned = given._replace(tokens=given.tokens[:, [2, 0, 3, 1]])
+    out = network(x, level, condition=given)
+    torch.testing.assert_close(network(x, level, condition=turned), out, atol=1e-4, rtol=1e-4)
+
+
+def test_a_fresh_network_does_not_hear_its_tokens_yet():
+    """The cross-attention starts as its skip, so a network can be given tokens later."""
+    network, given = awake(spec(2, **TOLD)), told()
+    for name, parameter in network.named_parameters():
+        if ".cross.out." in name:
+            torch.nn.init.zeros_(parameter)
+    x, level = torch.ones(2, 2, 4, 4), torch.zeros(2)
+    assert torch.equal(
+        network(x, level, condition=given), network(x, level, condition=given._replace(tokens=None))
+    )
+
+
+def test_checkpointing_changes_memory_alone():
+    gradients = []
+    for checkpointing in (False, True):
+        network = awake(spec(2, checkpointing=checkpointing, **TOLD))
+        x = torch.randn(2, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+        network(x, torch.zeros(2), condition=told()).square().sum().backward()
+        gradients.append({name: p.grad for name, p in network.named_parameters()})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient)
+
+
+@pytest.mark.parametrize(
+    ("condition", "place"),
+    [
+        (Condition(vector=torch.zeros(1, 5)), "vector_dim"),
+        (Condition(tokens=torch.zeros(1, 2, 6)), "token_dim"),
+    ],
+)
+def test_what_there_is_no_place_for_is_refused(condition, place):
+    with pytest.raises(ValueError, match=f"{place} = 0"):
+        UNet(spec(1))(torch.zeros(1, 2, 4), torch.zeros(1), condition=condition)
+
+
+def test_tokens_need_a_level_that_attends_to_them():
+    with pytest.raises(ValueError, match="attention_levels"):
+        spec(2, token_dim=4, attention_levels=())

@@ -316,3 +316,38 @@ def test_a_network_that_minds_its_place_or_the_size_is_found_out(unet: Callable[
     assert agreeing_sizes(lambda x, sigma, labels: x.cumsum(0), (2, 3), x, sigma, None) == (1,)
     by_size: Callable[..., Tensor] = lambda x, sigma, labels: x * (len(x) // 4 + 1)  # noqa: E731
     assert agreeing_sizes(by_size, (2, 3, 5), x, sigma, None) == (2, 3)
+
+
+def test_a_watcher_that_breaks_loses_its_sample_and_no_other() -> None:
+    def broken(progress: Progress) -> None:
+        raise RuntimeError("nobody listens")
+
+    engine = Engine(gaussian, SHAPE, slots=4)
+    lost = engine.submit(order(1, ddim(5), watch=broken))
+    kept = engine.submit(order(2, ddim(5)))
+    run_all(engine)
+    engine.close()
+    assert lost.future.cancelled()
+    assert kept.future.result()[0].shape == SHAPE
+
+
+def test_a_slow_moment_is_no_reason_to_refuse_for_ever() -> None:
+    clock = Clock()
+    pace = [1.0]
+
+    def network(x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+        clock.now += pace[0]
+        return gaussian(x, sigma)
+
+    engine = Engine(network, SHAPE, network_s=0.1, clock=clock)
+    engine.submit(order(0, ddim(20)))
+    run_all(engine)  # the mean of a tick is now near 1 s
+    pace[0] = 0.1
+    ticket = engine.submit(order(1, ddim(5), deadline_s=1.0))
+    with pytest.raises(OverloadError, match="deadline"):
+        engine.submit(order(2, ddim(5), deadline_s=1.0))
+    run_all(engine)
+    assert ticket.future.result(5)[0].shape == SHAPE
+    with pytest.raises(OverloadError, match="deadline"):
+        engine.submit(order(3, ddim(5), deadline_s=0.2))
+    engine.close()

@@ -24,7 +24,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Serve declares its models in a way that pydantic has deprecated
     from ray import serve as ray_serve
 
-    from raydiance.serving import Client, Endpoint, ProblemError, find_bundle, running
+    from raydiance.serving import Client, Endpoint, ProblemError, Sample, find_bundle, running
+    from raydiance.serving.messages import Step
 
 pytestmark = [
     pytest.mark.slow,
@@ -83,6 +84,36 @@ def test_a_crowd_gets_the_same_bytes_as_each_alone(client: Client, bundle: Bundl
         samples = list(pool.map(lambda case: client.sample(case[0], plan=case[1]), asked))
     for (seed, plan), sample in zip(asked, samples):
         assert sample.content == sample_glb(bundle, seed, plan)
+
+
+def test_steps_previews_and_lineage_come_through_serve(client: Client, bundle: Bundle) -> None:
+    *steps, sample = client.watch(9, plan="ddim-40")
+    assert isinstance(sample, Sample) and sample.content == sample_glb(bundle, 9, "ddim-40")
+    seen = [step for step in steps if isinstance(step, Step)]
+    assert seen and seen[-1].row == 40 and any(step.preview.startswith(b"RIFF") for step in seen)
+    chain = client.lineage(sample.ids[0])["chain"]
+    assert (chain[0]["kind"], chain[-1]["kind"]) == ("bundle", "meshes")
+    with pytest.raises(ProblemError, match="there is"):
+        list(client.watch(1, plan="nope"))
+
+
+def test_a_stream_that_is_left_frees_its_places(client: Client) -> None:
+    for event in client.watch(9, plan="ddim-250"):
+        assert isinstance(event, Step)
+        break
+    end = time.monotonic() + 60
+    while any(load().values()):
+        assert time.monotonic() < end, load()
+        time.sleep(0.2)
+
+
+def test_the_page_and_the_counts_come_through_serve(endpoint: Endpoint) -> None:
+    page = httpx.get(endpoint.url, trust_env=False)
+    assert page.status_code == 200 and "<title>Raydiance</title>" in page.text
+    headers = {"Authorization": f"Bearer {KEY}"}
+    counts = httpx.get(f"{endpoint.url}/metrics", headers=headers, trust_env=False)
+    assert "raydiance_ready 1" in counts.text
+    assert httpx.get(f"{endpoint.url}/metrics", trust_env=False).status_code == 401
 
 
 def test_problems_reach_the_client(client: Client, endpoint: Endpoint) -> None:

@@ -2,6 +2,9 @@
 one.
 """
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import torch
 from torch import nn
 
@@ -9,7 +12,7 @@ from raydiance.data.latents import RobustStatistics
 from raydiance.diffusion import grids, plans, schedules
 from raydiance.generation import BundleSpec, LatentModel, write_bundle
 from raydiance.models import AutodecoderSpec, FieldDecoder, UNet, UNetSpec
-from raydiance.storage import Artifact, Store
+from raydiance.storage import Artifact, ArtifactRef, Store
 
 DECODER = AutodecoderSpec(
     code_dim=8,
@@ -69,11 +72,34 @@ def tiny_model(*, num_classes: int = 0, seed: int = 0) -> LatentModel:
     )
 
 
-def tiny_bundle(store: Store, *, num_classes: int = 0, seed: int = 0) -> Artifact:
+def tiny_bundle(
+    store: Store, *, num_classes: int = 0, seed: int = 0, provenance: Mapping[str, ArtifactRef] | None = None
+) -> Artifact:
     """The model as a bundle in the store."""
-    return write_bundle(
-        store, "tiny", tiny_model(num_classes=num_classes, seed=seed), seeds={"weights": seed}
-    )
+    model = tiny_model(num_classes=num_classes, seed=seed)
+    if provenance is not None:
+        model = replace(model, spec=replace(model.spec, provenance=provenance))
+    return write_bundle(store, "tiny", model, seeds={"weights": seed})
+
+
+def tiny_provenance(store: Store) -> dict[str, ArtifactRef]:
+    """Artifacts like those that a bundle is made from, each of the one before, by the names of the stages."""
+    kinds = {
+        "ingest": "meshes",
+        "render": "views",
+        "train_autodecoder": "autodecoder",
+        "encode": "latents",
+        "train_diffusion": "denoiser",
+        "tune": "plans",
+        "evaluate": "evaluation",
+    }
+    made: dict[str, ArtifactRef] = {}
+    for stage, kind in kinds.items():
+        parents = list(made.values())[-1:]
+        with store.create(kind, "tiny", seeds={"seed": 0}, parents=parents) as draft:
+            draft.path("facts.json").write_text("{}", encoding="ascii")
+        made[stage] = draft.artifact.ref
+    return made
 
 
 def randomised(module: nn.Module, generator: torch.Generator) -> nn.Module:

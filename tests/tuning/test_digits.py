@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ import torch
 
 from raydiance.config import DigitsExperiment, compose, project_folder
 from raydiance.data import digits
-from raydiance.diffusion import plans, preconditioning, sample
+from raydiance.diffusion import plans, preconditioning, sample, schedules
+from raydiance.generation import sampler_table
 from raydiance.generation.assemble import read_latents
 from raydiance.models import read_unet
 from raydiance.storage import Artifact, Store
@@ -70,10 +72,43 @@ def test_plans_are_searched_for_as_for_any_denoiser(
     store, artifacts = made
     inputs = {stage: artifacts[stage] for stage in ("train_diffusion", "digits")}
     found = tune(MICRO.tune, local_run(store, name="tune", inputs=inputs)).artifact
-    named = {
-        name: plans.from_json(found.path(f"plans/{name}.json").read_text()) for name in ("draft", "best")
-    }
+    texts = {name: found.path(f"plans/{name}.json").read_text() for name in ("draft", "best", "learned-2")}
+    named = {name: plans.from_json(text) for name, text in texts.items()}
     assert named["draft"].nfe <= MICRO.tune.draft_nfe and named["best"].nfe <= max(MICRO.tune.nfe)
+    assert named["learned-2"].nfe == 2
+
+
+def test_a_table_fills_its_cells_once(made: tuple[Store, dict[str, Artifact]]) -> None:
+    store, artifacts = made
+    schedule = schedules.linear()
+    with store.create("plans", "some") as draft:
+        plan = plans.build("deis", schedule, "quadratic", 5)
+        draft.path("plans/learned-5.json").write_text(plan.to_json())
+    inputs = artifacts | {"tune": draft.artifact}
+    tracker = MemoryTracker()
+    first = replace(MICRO.sampler_table, budget_s=1e-6)
+    cut = sampler_table(first, local_run(store, name="cut", inputs=inputs))
+    assert (cut.metrics["cells"], cut.metrics["missing"]) == (1, 14)
+    whole = sampler_table(MICRO.sampler_table, local_run(store, name="table", inputs=inputs, tracker=tracker))
+    told = whole.artifact.read_json("cells.json")
+    assert len(store.list("cells")) == len(told["cells"]) == 15 and not told["missing"]
+    rows = {(row["schedule"], row["method"], row["eta"], row["steps"]): row for row in told["cells"]}
+    assert rows["linear", "F-PNDM", None, 6]["nfe"] == 15
+    assert rows["cosine", "PF", None, 0]["nfe"] > 20
+    assert rows["linear", "tune: learned-5", None, 5]["nfe"] == 5
+    assert all(row["frechet"] > told["floor"] > 0 and row["spread"] > 0 for row in told["cells"])
+    again = sampler_table(MICRO.sampler_table, local_run(store, name="again", inputs=inputs))
+    assert again.artifact.read_json("cells.json") == told, "nothing was measured anew"
+    assert {"heat_maps.png", "curves.png"} <= set(tracker.figures)
+    text = whole.artifact.path("tables.md").read_text()
+    for heading in (
+        "### eta x S, linear",
+        "### method x S, cosine",
+        "| sigma-hat |",
+        "| eta 1 |",
+        "| tune: learned-5 |",
+    ):
+        assert heading in text
 
 
 @pytest.mark.slow

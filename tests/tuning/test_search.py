@@ -12,11 +12,12 @@ from raydiance.errors import ConfigError
 from raydiance.spec import canonical_json
 from raydiance.storage import ArtifactRef
 from raydiance.tuning.candidates import Candidate, build, candidates
-from raydiance.tuning.front import chosen, draw_front, front, row
+from raydiance.tuning.front import chosen, draw_front, front, learned, row
 from raydiance.tuning.judge import Score
 from raydiance.tuning.search import Result, StagedSearch, winners
 
 TUNE = TuneSpec(num_trials=14, nfe=(4, 8, 16), teacher_nfe=32)
+LEARNING = replace(TUNE, learn=(4, 5), learn_starts=2)
 PARTS = [(0, 8), (8, 16)]
 
 
@@ -62,7 +63,9 @@ class Driver:
     def answer(self, asked: dict[str, object]) -> dict[str, str]:
         if "candidate" in asked:
             assert len(asked["teacher"]) == len(PARTS), "a candidate is judged when the teacher is there"  # type: ignore[arg-type]
-            return {"score": canonical_json(asdict(verdict(Candidate(**asked["candidate"]))))}  # type: ignore[arg-type]
+            candidate = Candidate(**asked["candidate"])  # type: ignore[arg-type]
+            answer = {"score": canonical_json(asdict(verdict(candidate)))}
+            return answer | ({"learned": build(candidate).to_json()} if candidate.learned else {})
         return {"part": canonical_json(part(int(asked["start"])))}  # type: ignore[call-overload]
 
 
@@ -97,21 +100,38 @@ def test_the_search_screens_and_then_scales_the_best() -> None:
     assert {each.nfe for each in tried if replace(each, nfe=best.nfe) == best} == set(TUNE.nfe)
 
 
-@pytest.mark.parametrize("stop_after", [1, 3, 7, 11])
+def test_what_can_be_learned_is_learned_last_from_the_best() -> None:
+    search = StagedSearch(LEARNING, 0, PARTS, {}, {}, lambda result: None)
+    driver = Driver(search)
+    driver.run()
+    tried = [Candidate(**each["candidate"]) for each in driver.seen if "candidate" in each]  # type: ignore[arg-type]
+    fitted = [each for each in tried if each.learned]
+    assert tried[-len(fitted) :] == fitted and {each.nfe for each in fitted} == {4, 5}
+    assert all(each.is_learnable for each in fitted)
+    free = [each for each in search.results if not each.candidate.learned and each.candidate.is_learnable]
+    best = winners(LEARNING, [each for each in free if each.candidate.nfe == 4])[0].candidate
+    assert replace(best, learned=True) in fitted
+    named = learned(search.results)
+    assert list(named) == ["learned-4", "learned-5"]
+    errors = [each.score.error for each in search.results if each.learned and each.plan.nfe == 4]
+    assert named["learned-4"].score.error == min(error for error in errors if error is not None)
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 7, 11, 17])
 def test_an_interrupted_search_ends_like_one_that_was_not(stop_after: int) -> None:
-    whole = StagedSearch(TUNE, 0, PARTS, {}, {}, lambda result: None)
+    whole = StagedSearch(LEARNING, 0, PARTS, {}, {}, lambda result: None)
     Driver(whole, width=1).run()
     kept: dict[str, Result] = {}
     first = StagedSearch(
-        TUNE, 0, PARTS, {}, {}, lambda result: kept.update({result.candidate.identity: result})
+        LEARNING, 0, PARTS, {}, {}, lambda result: kept.update({result.candidate.identity: result})
     )
     Driver(first, width=3, pick=lambda n: n - 1).run(stop_after)
     teacher = {start: part(start) for start, _ in PARTS if part(start) in first._parts.values()}
-    second = StagedSearch(TUNE, 0, PARTS, teacher, kept, lambda result: None)
+    second = StagedSearch(LEARNING, 0, PARTS, teacher, kept, lambda result: None)
     again = Driver(second, width=2, pick=lambda n: n // 2)
     again.run()
     assert second.results == whole.results
-    assert len([each for each in again.seen if "candidate" in each]) == TUNE.num_trials - len(kept)
+    assert len(again.seen) == len(whole.results) - len(kept) + len(PARTS) - len(teacher)
     assert front(TUNE, second.results) == front(TUNE, whole.results)
 
 

@@ -13,15 +13,21 @@ from raydiance.storage import ArtifactRef, Store
 if TYPE_CHECKING:
     from raydiance.serving import Format
 
-__all__ = ["make_sample", "resolve_in", "serve_bundle", "served"]
+__all__ = ["add_api_key", "make_again", "make_sample", "resolve_in", "serve_bundle", "served"]
 
 
-def serve_bundle(overrides: Sequence[str]) -> None:
-    """Run the endpoint until ^C."""
-    from raydiance.serving import serve
+def serve_bundle(overrides: Sequence[str], *, here: bool = False) -> None:
+    """Run the endpoint until ^C: on Ray Serve, or in this process."""
+    from raydiance.serving import find_bundle, serve
 
     experiment = served(compose(overrides))
     store = Store.open(experiment.store.url)
+    if here:
+        from raydiance.serving.local import serve_here
+
+        ref = find_bundle(store, experiment.serve.bundle, resolve_in(experiment))
+        serve_here(experiment.serve, store, ref)
+        return
     serve(experiment.serve, store, resolve=resolve_in(experiment), cluster=experiment.cluster)
 
 
@@ -34,6 +40,28 @@ def make_sample(out: Path, seed: int, plan: str | None, url: str | None, overrid
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_bytes(content)
     print(f"{out}: {len(content):,} bytes, seed {seed}, bundle {made_by}")
+
+
+def make_again(path: Path, overrides: Sequence[str]) -> bool:
+    """Make the bytes of a file again and say whether they are the same, and if not, why that may be."""
+    from raydiance.serving.reproduce import reproduce
+
+    experiment = served(compose(overrides))
+    verdict = reproduce(path, Store.open(experiment.store.url), experiment.serve)
+    print(f"{path}: {verdict.text}")
+    for reason in verdict.reasons:
+        print(f"  {reason}")
+    return verdict.same
+
+
+def add_api_key(path: Path, name: str, scopes: Sequence[str], expires: str | None) -> None:
+    """Add a key to a file of keys and print it, once."""
+    from raydiance.serving.keys import SCOPES, add_key
+
+    unknown = sorted(set(scopes) - set(SCOPES))
+    if unknown:
+        raise ConfigError(f"--scope {unknown[0]}: there is {', '.join(SCOPES)}")
+    print(add_key(path, name, [scope for scope in SCOPES if scope in scopes or not scopes], expires))
 
 
 def served(experiment: Experiment) -> LatentExperiment:

@@ -15,6 +15,7 @@ from raydiance.data.ingest import IngestSpec
 from raydiance.data.render import RenderSpec
 from raydiance.generation.evaluate import EvaluateSpec
 from raydiance.generation.publish import PublishSpec
+from raydiance.generation.sampler_table import SamplerTableSpec
 from raydiance.spec import spec
 from raydiance.training import AutodecoderTraining, DiffusionTraining, PixelTraining
 from raydiance.training.fields import CaptureFit, FieldsFit
@@ -81,6 +82,7 @@ class DigitsExperiment:
     train_diffusion: PixelTraining = PixelTraining()
     train_cosine: PixelTraining = PixelTraining(schedule="cosine")
     tune: TuneSpec = TuneSpec()
+    sampler_table: SamplerTableSpec = SamplerTableSpec()
     cluster: ClusterSpec = ClusterSpec()
     tracking: TrackingSpec = TrackingSpec()
     store: StoreSpec = StoreSpec()

@@ -13,6 +13,7 @@ from raydiance.spec import spec
 __all__ = [
     "ClusterSpec",
     "GridName",
+    "RetrySpec",
     "ServeSpec",
     "Solver",
     "StoreSpec",
@@ -32,6 +33,10 @@ class TuneSpec:
     `nfe`); the best of those are then tried at the other numbers of calls. Judged on `num_samples` noises,
     against a teacher of `teacher_nfe` calls and against the training latents. `draft_nfe` and `standard_nfe`
     are what plans of these names may spend.
+
+    At each number of calls in `learn` a plan is then fitted to the teacher's samples of `learn_samples` other
+    noises, from each of the `learn_starts` best that were found. An iteration of a fit at K calls asks the
+    network about learn_samples K^3 / 2 times.
     """
 
     num_trials: Annotated[int, Ge(1)] = 24
@@ -58,16 +63,21 @@ class TuneSpec:
     sigma_min: Annotated[float, Gt(0)] = 0.01
     sigma_max: Annotated[tuple[Annotated[float, Gt(0)], ...], MinLen(1)] = (80.0, 20.0)
     components: Annotated[int, Ge(1)] = 16
+    learn: tuple[Annotated[int, Ge(1)], ...] = ()
+    learn_samples: Annotated[int, Ge(4)] = 16
+    learn_iterations: Annotated[int, Ge(1)] = 12
+    learn_starts: Annotated[int, Ge(1)] = 1
     cpus_per_trial: Annotated[float, Gt(0)] = 1.0
     gpus_per_trial: Annotated[float, Ge(0)] = 0.0
 
     def __post_init__(self) -> None:
         if self.screen_nfe is not None and self.screen_nfe not in self.nfe:
             raise ValueError(f"screen_nfe = {self.screen_nfe} must be one of nfe = {self.nfe}")
-        if self.teacher_nfe < 2 * max(self.nfe):
+        most = max(*self.nfe, *self.learn)
+        if self.teacher_nfe < 2 * most:
             raise ValueError(
-                f"teacher_nfe = {self.teacher_nfe} cannot judge plans of {max(self.nfe)} network calls: "
-                f"use {2 * max(self.nfe)} or more"
+                f"teacher_nfe = {self.teacher_nfe} cannot judge plans of {most} network calls: "
+                f"use {2 * most} or more"
             )
         if self.draft_nfe > self.standard_nfe:
             raise ValueError(f"need draft_nfe <= standard_nfe, got {self.draft_nfe} and {self.standard_nfe}")
@@ -92,7 +102,9 @@ class ServeSpec:
     """How the endpoint runs: where it listens, how much it takes on, how long it waits.
 
     `bundle` is a key in the store ("bundle/..."), NAME@ALIAS in the model registry, or "latest". A replica
-    has at most `slots` samples in progress and lets `queue` more wait; what comes beyond is refused.
+    has at most `slots` samples in progress and lets `queue` more wait; what comes beyond is refused. A client
+    has at most `max_requests` under way. Finished jobs are kept for `job_ttl_s`, up to `max_job_bytes` of
+    them. `keys` is a file of API keys (raydiance keys), read again when it changes.
     """
 
     bundle: str = "latest"
@@ -110,9 +122,29 @@ class ServeSpec:
     max_resolution: Annotated[int, Interval(ge=16, le=1024)] = 256
     max_pixels: Annotated[int, Ge(1024)] = 4_194_304
     max_body_bytes: Annotated[int, Ge(1024)] = 65536
+    max_requests: Annotated[int, Ge(1)] = 64
+    max_jobs: Annotated[int, Ge(1)] = 256
+    max_job_bytes: Annotated[int, Ge(0)] = 268_435_456
+    job_ttl_s: Annotated[float, Gt(0)] = 900.0
+    keys: str | None = None
     request_timeout_s: Annotated[float, Gt(0)] = 120.0
     drain_timeout_s: Annotated[float, Ge(0)] = 30.0
     start_timeout_s: Annotated[float, Gt(0)] = 180.0
+
+
+@spec
+class RetrySpec:
+    """When a submitted job that failed is run again, by whoever follows it; it resumes from its checkpoint.
+
+    `exit_codes` are of errors that pass (75: a temporary failure, 137: killed, as when memory is short), worth
+    `times` more attempts. A lost node has a budget of its own, since a spot instance that is taken away says
+    nothing about the job. The pause of `backoff_s` doubles each time.
+    """
+
+    exit_codes: tuple[Annotated[int, Interval(ge=1, le=255)], ...] = (75, 137)
+    times: Annotated[int, Ge(0)] = 2
+    node_losses: Annotated[int, Ge(0)] = 5
+    backoff_s: Annotated[float, Ge(0)] = 10.0
 
 
 @spec
@@ -121,6 +153,7 @@ class ClusterSpec:
 
     `address` is "local" (a Ray of our own for the length of the run), "auto" (the cluster this machine is
     part of) or "host:port" of a cluster's head. 0 workers or 0 tasks: in this process, without Ray.
+    A cluster that `grows` adds nodes when they are asked for: no job is refused for want of room.
     """
 
     address: str | None = None
@@ -129,6 +162,8 @@ class ClusterSpec:
     use_gpu: bool = False
     cpus_per_worker: Annotated[float, Gt(0)] = 1.0
     max_failures: Annotated[int, Ge(0)] = 2
+    grows: bool = False
+    retry: RetrySpec = RetrySpec()
 
 
 @spec

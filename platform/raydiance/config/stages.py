@@ -26,13 +26,14 @@ STAGES: dict[str, Stages] = {
         "train_diffusion": ("digits",),
         "train_cosine": ("digits",),
         "tune": ("train_diffusion", "digits"),
+        "sampler_table": ("train_diffusion", "train_cosine", "tune", "digits"),
     },
     "diffrf": {"ingest": (), "render": ("ingest",), "fit": ("render",)},
     "capture": {"fit": ()},
 }
 
 # The experiment that is meant where a stage is asked for by itself; the others mean that of configs/config.yaml.
-HOMES = {"fit": "capture"}
+HOMES = {"fit": "capture", "digits": "digits", "train_cosine": "digits", "sampler_table": "digits"}
 
 
 def stages_of(experiment: Experiment) -> Stages:

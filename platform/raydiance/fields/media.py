@@ -18,6 +18,7 @@ from raydiance.fields.voxels import VoxelField
 
 __all__ = ["contact_sheet", "to_uint8", "turntable", "write_png", "write_video"]
 
+IMAGE_DESCRIPTION = 0x010E  # Exif's tag
 Picture = NDArray[Any] | Tensor
 Pixels = NDArray[np.uint8]
 
@@ -91,23 +92,38 @@ def turntable(
     return np.stack([to_uint8(frame) for frame in frames])
 
 
-def write_video(path: str | Path, frames: Sequence[Picture] | Picture, fps: float = 24.0) -> None:
-    """Write frames [H, W, 3] as .mp4 (H.264, plays everywhere) or .webp (animated, loops)."""
+def write_video(
+    path: str | Path, frames: Sequence[Picture] | Picture, fps: float = 24.0, *, comment: str = ""
+) -> None:
+    """Write frames [H, W, 3] as .mp4 (H.264, plays everywhere) or .webp (animated, loops).
+
+    comment: kept in the file, as MP4's comment or as the ImageDescription of WebP's Exif.
+    """
     path = Path(path)
     pixels = [_on_white(to_uint8(frame)) for frame in frames]
     if not pixels or fps <= 0:
         raise ValueError(f"a video needs frames and fps > 0, got {len(pixels)} and {fps}")
     kind = path.suffix.lower()
     if kind == ".mp4":
-        _write_mp4(path, pixels, fps)
+        _write_mp4(path, pixels, fps, comment)
     elif kind == ".webp":
         first, *rest = (Image.fromarray(frame) for frame in pixels)
-        first.save(path, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0, quality=85)
+        exif = Image.Exif()
+        exif[IMAGE_DESCRIPTION] = comment
+        first.save(
+            path,
+            save_all=True,
+            append_images=rest,
+            duration=round(1000 / fps),
+            loop=0,
+            quality=85,
+            exif=exif if comment else b"",
+        )
     else:
         raise ValueError(f"cannot write a video as {path.name}: choose .mp4 or .webp")
 
 
-def _write_mp4(path: Path, frames: Sequence[Pixels], fps: float) -> None:
+def _write_mp4(path: Path, frames: Sequence[Pixels], fps: float, comment: str) -> None:
     """Feed raw frames to the ffmpeg of imageio-ffmpeg; odd sizes are padded, as yuv420p needs even ones."""
     import imageio_ffmpeg
 
@@ -115,7 +131,14 @@ def _write_mp4(path: Path, frames: Sequence[Pixels], fps: float) -> None:
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error"]
     command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps:g}", "-i", "-"]
     command += ["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2:color=white", "-c:v", "libx264", "-pix_fmt", "yuv420p"]
-    command += ["-crf", "18", "-movflags", "+faststart", str(path)]
+    command += [
+        "-crf",
+        "18",
+        "-movflags",
+        "+faststart",
+        *(["-metadata", f"comment={comment}"] if comment else []),
+    ]
+    command += [str(path)]
     raw = b"".join(np.ascontiguousarray(frame).tobytes() for frame in frames)
     done = subprocess.run(command, input=raw, capture_output=True, check=False)
     if done.returncode != 0:

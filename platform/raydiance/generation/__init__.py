@@ -14,6 +14,7 @@ from raydiance.generation.sampler import (
     stamp,
     views,
 )
+from raydiance.generation.sampler_table import SamplerTableSpec, sampler_table
 
 __all__ = [
     "Bundle",
@@ -24,6 +25,7 @@ __all__ = [
     "Gate",
     "LatentModel",
     "PublishSpec",
+    "SamplerTableSpec",
     "StageRow",
     "check_gate",
     "decode",
@@ -35,6 +37,7 @@ __all__ = [
     "noise_generator",
     "publish",
     "sample_glb",
+    "sampler_table",
     "stamp",
     "views",
     "write_bundle",

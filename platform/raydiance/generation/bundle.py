@@ -9,6 +9,7 @@ bundle.json             a BundleSpec: the shapes of the networks, the default pl
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeVar
 
 import torch
@@ -16,6 +17,7 @@ from torch import nn
 
 from raydiance.data.latents import RobustStatistics
 from raydiance.diffusion import plans as plan_files
+from raydiance.diffusion import schedules
 from raydiance.diffusion.plans import SamplingPlan
 from raydiance.diffusion.preconditioning import EDM
 from raydiance.errors import ArtifactError, RequestError
@@ -24,11 +26,28 @@ from raydiance.models import AutodecoderSpec, FieldDecoder, UNet, UNetSpec
 from raydiance.spec import from_plain, spec, to_plain
 from raydiance.storage import Artifact, ArtifactRef, Store, write_json
 
-__all__ = ["BUNDLE_FORMAT", "Bundle", "BundleSpec", "LatentModel", "load_bundle", "write_bundle"]
+__all__ = [
+    "BUNDLE_FORMAT",
+    "MAX_STEPS",
+    "STEPPED",
+    "Bundle",
+    "BundleSpec",
+    "LatentModel",
+    "load_bundle",
+    "write_bundle",
+]
 
 M = TypeVar("M", bound=nn.Module)
 
 BUNDLE_FORMAT = 1
+STEPPED: Mapping[str, Mapping[str, int]] = {
+    "ddim": {},
+    "deis": {"order": 3},
+    "dpm_solver_pp": {"order": 2},
+    "heun": {},
+}
+"""Solvers that make a plan of any number of steps, with their options: a name says it all."""
+MAX_STEPS, SIGMA_MIN = 250, 0.002
 MAX_WEIGHTS_BYTES = 8 * 2**30  # a spec that asks for more is a broken spec, not a model of ours
 
 
@@ -86,11 +105,22 @@ class LatentModel:
         return self.spec.decoder.latent_shape
 
     def plan(self, name: str | None = None) -> SamplingPlan:
-        """The plan of this name, or the default one. Raises RequestError with the names that there are."""
+        """The plan of this name, the default one for None, or SOLVER-STEPS made on the spot.
+
+        Raises RequestError with the names that there are.
+        """
         name = name or self.spec.default_plan
-        if name not in self.plans:
-            raise RequestError(f"plan {name!r}: there is {', '.join(sorted(self.plans))}")
-        return self.plans[name]
+        if name in self.plans:
+            return self.plans[name]
+        solver, _, steps = name.rpartition("-")
+        if solver not in STEPPED or not steps.isascii() or not steps.isdigit():
+            raise RequestError(
+                f"plan {name!r}: there is {', '.join(sorted(self.plans))}, "
+                f"and SOLVER-STEPS with {', '.join(STEPPED)}"
+            )
+        if not 1 <= int(steps) <= MAX_STEPS:
+            raise RequestError(f"plan {name!r}: {solver} takes 1 to {MAX_STEPS} steps")
+        return _stepped(solver, int(steps), self.plans[self.spec.default_plan].sigma_max)
 
     def label(self, category: str | None) -> int | None:
         """The class label of a category. Raises RequestError for one that the denoiser was not taught."""
@@ -160,6 +190,13 @@ def load_bundle(artifact: Artifact, device: torch.device | str = "cpu") -> Bundl
         ref=artifact.ref,
         code_version=artifact.manifest.code_version,
     )
+
+
+@lru_cache(maxsize=64)
+def _stepped(solver: str, steps: int, sigma_max: float) -> SamplingPlan:
+    """A plan of a number of steps, from where the bundle's default plan starts."""
+    schedule = schedules.edm(SIGMA_MIN, sigma_max)
+    return plan_files.build(solver, schedule, "karras", steps, **STEPPED[solver])
 
 
 def _network(build: Callable[[], M], artifact: Artifact, name: str) -> M:

@@ -4,6 +4,7 @@ from raydiance.metrics.features import FEATURES, FEATURES_NAME, ViewFeatures, vi
 from raydiance.metrics.frechet import (
     KernelDistance,
     frechet_distance,
+    frechet_spread,
     gaussian_frechet_distance,
     kernel_distance,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "ViewFeatures",
     "chamfer_distances",
     "frechet_distance",
+    "frechet_spread",
     "gaussian_frechet_distance",
     "kernel_distance",
     "psnr",

@@ -9,7 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["KernelDistance", "frechet_distance", "gaussian_frechet_distance", "kernel_distance"]
+__all__ = [
+    "KernelDistance",
+    "frechet_distance",
+    "frechet_spread",
+    "gaussian_frechet_distance",
+    "kernel_distance",
+]
 
 
 def frechet_distance(features: Tensor, reference: Tensor) -> float:
@@ -21,6 +27,16 @@ def frechet_distance(features: Tensor, reference: Tensor) -> float:
     mean_x, covariance_x = _moments(features)
     mean_y, covariance_y = _moments(reference)
     return gaussian_frechet_distance(mean_x, covariance_x, mean_y, covariance_y)
+
+
+def frechet_spread(features: Tensor, reference: Tensor, num_resamples: int = 40) -> float:
+    """The bootstrap standard error of `frechet_distance` over features [N, F] resampled with replacement."""
+    draws = []
+    for index in range(num_resamples):
+        generator = torch.Generator().manual_seed(index)
+        chosen = torch.randint(len(features), (len(features),), generator=generator)
+        draws.append(frechet_distance(features[chosen], reference))
+    return float(torch.tensor(draws).std())
 
 
 def gaussian_frechet_distance(

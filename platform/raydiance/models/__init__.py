@@ -9,11 +9,12 @@ from raydiance.models.files import (
     save_weights,
     spec_from_plain,
 )
-from raydiance.models.unet import UNet, UNetSpec
+from raydiance.models.unet import Condition, UNet, UNetSpec
 
 __all__ = [
     "Autodecoder",
     "AutodecoderSpec",
+    "Condition",
     "FieldDecoder",
     "LatentGenerator",
     "UNet",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 __all__ = [
+    "CrossAttention",
     "NoiseEmbedding",
     "Norm",
     "ResidualBlock",
@@ -153,4 +154,34 @@ class SelfAttention(nn.Module):
         q, k, v = qkv.transpose(-1, -2).unbind(dim=1)
         h = F.scaled_dot_product_attention(q, k, v)
         out: Tensor = x + self.out(h.transpose(-1, -2).reshape(x.shape))
+        return out
+
+
+class CrossAttention(nn.Module):
+    """Attention of all positions to tokens, beside a skip: [B, C, *], [B, T, token_dim] -> [B, C, *].
+
+    Rombach et al. 2022, section 3.3. The output projection starts at zero. `num_heads` must divide the channels.
+    """
+
+    def __init__(
+        self, dims: int, channels: int, token_dim: int, *, num_heads: int = 1, norm: Norm = "group"
+    ) -> None:
+        super().__init__()
+        if channels % num_heads:
+            raise ValueError(f"num_heads must divide the channels, got {num_heads} and {channels}")
+        self.num_heads = num_heads
+        self.norm = normalisation(dims, channels, norm)
+        self.query = conv(dims, channels, channels, 1)
+        self.token_norm = nn.LayerNorm(token_dim)
+        self.key_value = nn.Linear(token_dim, 2 * channels)
+        self.out = zero_init(conv(dims, channels, channels, 1))
+
+    def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
+        batch, channels = x.shape[:2]
+        split = (batch, -1, self.num_heads, channels // self.num_heads)
+        q = self.query(self.norm(x)).reshape(batch, channels, -1).mT.reshape(split).transpose(1, 2)
+        key, value = self.key_value(self.token_norm(tokens)).chunk(2, dim=-1)
+        k, v = key.reshape(split).transpose(1, 2), value.reshape(split).transpose(1, 2)
+        h = F.scaled_dot_product_attention(q, k, v)
+        out: Tensor = x + self.out(h.transpose(1, 2).reshape(batch, -1, channels).mT.reshape(x.shape))
         return out

@@ -1,10 +1,14 @@
 """One U-Net for 1, 2 and 3 dimensions, after ADM (Dhariwal & Nichol 2021): the denoiser of all diffusion."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from raydiance.models.blocks import (
+    CrossAttention,
     NoiseEmbedding,
     Norm,
     ResidualBlock,
@@ -17,7 +21,18 @@ from raydiance.models.blocks import (
 )
 from raydiance.spec import spec
 
-__all__ = ["UNet", "UNetSpec"]
+__all__ = ["Condition", "UNet", "UNetSpec"]
+
+
+class Condition(NamedTuple):
+    """What a network may be told beside the noise level; what is None is not told.
+
+    labels [B] of classes, a vector [B, vector_dim] (a pose, a code), tokens [B, T, token_dim] (words, patches).
+    """
+
+    labels: Tensor | None = None
+    vector: Tensor | None = None
+    tokens: Tensor | None = None
 
 
 @spec
@@ -25,6 +40,9 @@ class UNetSpec:
     """The shape of a U-Net. Level 0 is the input's resolution; each further level halves it.
 
     With `num_classes` the network takes labels 0 .. num_classes - 1; the label num_classes means "no class".
+    With `vector_dim` it takes a vector, added to the embedding of the noise level; with `token_dim` the
+    attention levels also attend to tokens. For either the network learns what stands for "not told".
+    `checkpointing`: activations within a stage are computed anew in the backward pass, not kept.
     """
 
     dims: int = 3
@@ -37,6 +55,9 @@ class UNetSpec:
     num_heads: int = 4
     embedding_dim: int = 128
     num_classes: int = 0
+    vector_dim: int = 0
+    token_dim: int = 0
+    checkpointing: bool = False
     dropout: float = 0.0
     norm: Norm = "group"
     coordinates: bool = True  # the network is told where in the volume it is: things stand upright
@@ -49,6 +70,10 @@ class UNetSpec:
             raise ValueError(f"dims must be 1, 2 or 3, got {self.dims}")
         if not self.multipliers:
             raise ValueError("multipliers needs at least one level, such as [1, 2]")
+        if self.token_dim and not self.attention_levels:
+            raise ValueError(
+                f"token_dim = {self.token_dim} needs attention_levels that attend to tokens, such as [0], got none"
+            )
         for level in self.attention_levels:
             if not 0 <= level < len(self.multipliers):
                 raise ValueError(
@@ -63,7 +88,7 @@ class UNetSpec:
 
 
 class _Stage(nn.Module):
-    """A residual block, and attention behind it where the level has it."""
+    """A residual block, and behind it, where the level has it, attention within and to tokens."""
 
     def __init__(self, spec: UNetSpec, c_in: int, level: int) -> None:
         super().__init__()
@@ -76,10 +101,22 @@ class _Stage(nn.Module):
             if level in spec.attention_levels
             else nn.Identity()
         )
+        self.cross = (
+            CrossAttention(spec.dims, width, spec.token_dim, num_heads=spec.num_heads, norm=spec.norm)
+            if spec.token_dim and level in spec.attention_levels
+            else None
+        )
+        self.checkpointing = spec.checkpointing
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        out: Tensor = self.attention(self.block(x, embedding))
-        return out
+    def forward(self, x: Tensor, embedding: Tensor, tokens: Tensor | None) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            out: Tensor = checkpoint(self._run, x, embedding, tokens, use_reentrant=False)
+            return out
+        return self._run(x, embedding, tokens)
+
+    def _run(self, x: Tensor, embedding: Tensor, tokens: Tensor | None) -> Tensor:
+        h: Tensor = self.attention(self.block(x, embedding))
+        return h if self.cross is None else self.cross(h, tokens)
 
 
 class GlobalPath(nn.Module):
@@ -131,6 +168,9 @@ class UNet(nn.Module):
         dims, widths = spec.dims, [spec.channels * multiplier for multiplier in spec.multipliers]
         self.noise = NoiseEmbedding(spec.embedding_dim)
         self.classes = nn.Embedding(spec.num_classes + 1, spec.embedding_dim) if spec.num_classes else None
+        self.vector = nn.Linear(spec.vector_dim, spec.embedding_dim) if spec.vector_dim else None
+        self.no_vector = nn.Parameter(torch.zeros(spec.vector_dim)) if spec.vector_dim else None
+        self.no_token = nn.Parameter(torch.zeros(1, 1, spec.token_dim)) if spec.token_dim else None
         self.stem = conv(dims, spec.in_channels + (dims if spec.coordinates else 0), widths[0])
 
         self.down = nn.ModuleList()
@@ -165,13 +205,19 @@ class UNet(nn.Module):
         if dims == 3:
             channels_last_kernels(self)
 
-    def forward(self, x: Tensor, noise_level: Tensor, *, condition: Tensor | None = None) -> Tensor:
-        """x [B, C_in, *], noise_level [B] (a monotone function of sigma), condition: labels [B] or None.
+    def forward(
+        self, x: Tensor, noise_level: Tensor, *, condition: Tensor | Condition | None = None
+    ) -> Tensor:
+        """x [B, C_in, *], noise_level [B] (a monotone function of sigma), condition: labels [B] or a Condition.
 
-        Raises ValueError for sizes that cannot be halved often enough, and for labels without classes.
+        Raises ValueError for sizes that cannot be halved often enough, and for what the spec has no place for.
         """
-        self._check(x, condition)
-        embedding = F.silu(self._embed(x, noise_level, condition))
+        told = condition if isinstance(condition, Condition) else Condition(condition)
+        self._check(x, told)
+        embedding = F.silu(self._embed(x, noise_level, told))
+        tokens = told.tokens
+        if self.no_token is not None and tokens is None:
+            tokens = self.no_token.expand(len(x), 1, -1)
 
         if self.spec.dims == 3:
             x = x.contiguous(memory_format=torch.channels_last_3d)
@@ -182,27 +228,31 @@ class UNet(nn.Module):
                 h = self.downsample[level - 1](h)
                 skips.append(h)
             for stage in stages:  # type: ignore[attr-defined]
-                h = stage(h, embedding)
+                h = stage(h, embedding, tokens)
                 skips.append(h)
         for stage in self.middle:
-            h = stage(h, embedding)
+            h = stage(h, embedding, tokens)
         for index, stages in enumerate(self.up):
             for stage in stages:  # type: ignore[attr-defined]
-                h = stage(torch.cat([h, skips.pop()], dim=1), embedding)
+                h = stage(torch.cat([h, skips.pop()], dim=1), embedding, tokens)
             if index < len(self.upsample):
                 h = upsample(self.upsample[index](h))
         out: Tensor = self.out(F.silu(self.norm(h)))
         return out if self.whole is None else out + self.whole(x, embedding)
 
-    def _embed(self, x: Tensor, noise_level: Tensor, condition: Tensor | None) -> Tensor:
+    def _embed(self, x: Tensor, noise_level: Tensor, told: Condition) -> Tensor:
         embedding: Tensor = self.noise(noise_level)
-        if self.classes is None:
-            return embedding
-        if condition is None:
-            condition = torch.full((len(x),), self.spec.num_classes, device=x.device)
-        return embedding + self.classes(condition)  # type: ignore[no-any-return]
+        if self.classes is not None:
+            labels = told.labels
+            if labels is None:
+                labels = torch.full((len(x),), self.spec.num_classes, device=x.device)
+            embedding = embedding + self.classes(labels)
+        if self.vector is not None and self.no_vector is not None:
+            vector = told.vector if told.vector is not None else self.no_vector.expand(len(x), -1)
+            embedding = embedding + self.vector(vector)
+        return embedding
 
-    def _check(self, x: Tensor, condition: Tensor | None) -> None:
+    def _check(self, x: Tensor, told: Condition) -> None:
         factor = 2 ** (len(self.spec.multipliers) - 1)
         if x.ndim != self.spec.dims + 2 or any(size % factor for size in x.shape[2:]):
             raise ValueError(
@@ -214,8 +264,10 @@ class UNet(nn.Module):
                 f"the global path was built for resolution {self.spec.resolution} along each axis, got "
                 f"{list(x.shape)}: set resolution, or global_width = 0 for a network of any size"
             )
-        if condition is not None and self.classes is None:
-            raise ValueError("got class labels, but the spec has num_classes = 0")
+        places = ("num_classes", "vector_dim", "token_dim")
+        for name, given, place in zip(("class labels", "a vector", "tokens"), told, places):
+            if given is not None and getattr(self.spec, place) == 0:
+                raise ValueError(f"got {name}, but the spec has {place} = 0")
 
 
 def _coordinates(x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from raydiance.serving.client import Client, ProblemError, Sample
+    from raydiance.serving.client import AsyncClient, Client, ProblemError, Sample
     from raydiance.serving.engine import Engine
     from raydiance.serving.orders import Order
     from raydiance.serving.sampler import Sampler
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from raydiance.serving.server import Endpoint, find_bundle, running, serve
 
 __all__ = [
+    "AsyncClient",
     "Client",
     "Endpoint",
     "Engine",
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "AsyncClient": "client",
     "Client": "client",
     "Endpoint": "server",
     "Engine": "engine",

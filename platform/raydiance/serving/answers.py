@@ -6,8 +6,8 @@ import io
 import json
 import tempfile
 import zipfile
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,15 @@ from raydiance.fields import (
     write_video,
 )
 from raydiance.generation import Bundle, decode, stamp, views
+from raydiance.serving.identity import SampleId
+from raydiance.serving.messages import Answer
+from raydiance.serving.previews import ELEVATION_DEGREES, FOV_DEGREES, RADIUS
 from raydiance.serving.problems import NoSurfaceError
 from raydiance.serving.schema import Format, SampleRequest
 
-__all__ = ["ZIP", "Answer", "Piece", "finish", "pack"]
+__all__ = ["ZIP", "Piece", "finish", "pack", "told"]
 
 ZIP = "application/zip"
-RADIUS, FOV_DEGREES, ELEVATION_DEGREES = 2.9, 42.0, 20.0  # the whole unit ball is in view
 TURNTABLE_SAMPLES, FRAMES_PER_S = 96, 24.0
 SHEET_COLUMNS = 4
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the same samples give the same bytes on any day
@@ -52,23 +54,13 @@ class Piece:
     latent: Tensor | None = None
 
 
-@dataclass(frozen=True)
-class Answer:
-    """A body with its media type, a file name that fits, and headers that say how it was made."""
-
-    content: bytes
-    media_type: str
-    filename: str
-    headers: dict[str, str] = field(default_factory=dict)
-
-
 def finish(bundle: Bundle, request: SampleRequest, form: Format, seed: int, x_0: Tensor) -> Piece:
     """The piece of one seed from its sample x_0 [C, D, H, W], as the network knows it (normalised)."""
     latent = bundle.statistics.denormalise(x_0[None])
     if form is Format.latent:
         return Piece(seed, latent=latent[0].float().cpu().clone())
     decoded = decode(bundle, latent)
-    if form is Format.png:
+    if form in (Format.png, Format.views):
         cameras = orbit_cameras(
             request.views,
             size=request.size,
@@ -77,47 +69,53 @@ def finish(bundle: Bundle, request: SampleRequest, form: Format, seed: int, x_0:
             elevation_degrees=ELEVATION_DEGREES,
         )
         return Piece(seed, images=views(decoded, cameras)[0])
+    said = told(bundle, request, form, [seed])
     if form in (Format.webp, Format.mp4):
-        return Piece(seed, file=_film(decoded, request, form))
-    return Piece(
-        seed,
-        file=_mesh(decoded, request, form, stamp(bundle, seed, request.plan_name, category=request.category)),
-    )
+        return Piece(seed, file=_film(decoded, request, form, said))
+    return Piece(seed, file=_mesh(decoded, request, form, said))
 
 
 def pack(bundle: Bundle, request: SampleRequest, form: Format, pieces: Sequence[Piece]) -> Answer:
     """The pieces as one body: a file alone as it is, sheets and latents joined, several files in a zip."""
     name = f"{bundle.ref.key.rsplit('/', 1)[-1]}-{pieces[0].seed}"
-    headers = _lineage(bundle, request)
+    said = told(bundle, request, form, request.all_seeds)
+    headers = _lineage(said, request)
     if form is Format.png:
-        return Answer(_sheet(bundle, request, pieces), form.media_type, f"{name}.png", headers)
+        return Answer(_sheet(request, pieces, said), form.media_type, f"{name}.png", headers)
+    if form is Format.views:
+        return Answer(_all_views(bundle, request, pieces), ZIP, f"{name}.zip", headers)
     if form is Format.latent:
         latents = torch.stack([piece.latent for piece in pieces if piece.latent is not None])
-        content = save({"latents": latents}, metadata={"raydiance": json.dumps(_said(bundle, request))})
+        content = save({"latents": latents}, metadata={"raydiance": json.dumps(said)})
         return Answer(content, form.media_type, f"{name}.safetensors", headers)
     if len(pieces) == 1:
         return Answer(pieces[0].file, form.media_type, f"{name}.{form}", headers)
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for piece in pieces:
-            archive.writestr(zipfile.ZipInfo(f"{piece.seed}.{form}", ZIP_TIME), piece.file)
-    return Answer(buffer.getvalue(), ZIP, f"{name}.zip", headers)
+    files = {f"{piece.seed}.{form}": piece.file for piece in pieces}
+    return Answer(_zip(files), ZIP, f"{name}.zip", headers)
 
 
-def _mesh(decoded: VoxelField, request: SampleRequest, form: Format, extras: Any) -> bytes:
+def _mesh(decoded: VoxelField, request: SampleRequest, form: Format, said: Mapping[str, Any]) -> bytes:
     try:
         mesh = extract_mesh(decoded, resolution=request.resolution)
     except DataError as error:
         raise NoSurfaceError(f"{error}; try another seed") from error
     if form is Format.glb:
-        return export_glb(mesh, extras=extras)
+        return export_glb(mesh, extras={"raydiance": said})
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"mesh.{form}"
         export_mesh(mesh, path)
-        return path.read_bytes()
+        return _commented(path.read_bytes(), form, json.dumps(said))
 
 
-def _film(decoded: VoxelField, request: SampleRequest, form: Format) -> bytes:
+def _commented(content: bytes, form: Format, said: str) -> bytes:
+    """The mesh with its stamp where its format has comments; STL has none."""
+    if form is Format.ply:
+        head, end, rest = content.partition(b"element vertex")
+        return b"%scomment raydiance %s\n%s%s" % (head, said.encode(), end, rest)
+    return b"# raydiance %s\n%s" % (said.encode(), content) if form is Format.obj else content
+
+
+def _film(decoded: VoxelField, request: SampleRequest, form: Format, said: Mapping[str, Any]) -> bytes:
     frames = turntable(
         decoded,
         num_frames=request.frames,
@@ -129,30 +127,64 @@ def _film(decoded: VoxelField, request: SampleRequest, form: Format) -> bytes:
     )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"turntable.{form}"
-        write_video(path, frames, fps=FRAMES_PER_S)
+        write_video(path, frames, fps=FRAMES_PER_S, comment=json.dumps(said))
         return path.read_bytes()
 
 
-def _sheet(bundle: Bundle, request: SampleRequest, pieces: Sequence[Piece]) -> bytes:
+def _sheet(request: SampleRequest, pieces: Sequence[Piece], said: Mapping[str, Any]) -> bytes:
     """A row of views per seed; the views of a single seed in rows of four."""
     images = [image for piece in pieces if piece.images is not None for image in piece.images]
     columns = request.views if len(pieces) > 1 else min(request.views, SHEET_COLUMNS)
+    return _png(contact_sheet(images, columns), said)
+
+
+def _all_views(bundle: Bundle, request: SampleRequest, pieces: Sequence[Piece]) -> bytes:
+    """A zip of PNGs, SEED-VIEW.png, each with its stamp."""
+    files = {}
+    for piece in pieces:
+        said = told(bundle, request, Format.views, [piece.seed])
+        for view, image in enumerate(() if piece.images is None else piece.images):
+            files[f"{piece.seed}-{view:02d}.png"] = _png(image, {**said, "view": view})
+    return _zip(files)
+
+
+def _png(image: NDArray[np.uint8], said: Mapping[str, Any]) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "sheet.png"
-        write_png(path, contact_sheet(images, columns), {"raydiance": json.dumps(_said(bundle, request))})
+        path = Path(folder) / "image.png"
+        write_png(path, image, {"raydiance": json.dumps(said)})
         return path.read_bytes()
 
 
-def _said(bundle: Bundle, request: SampleRequest) -> dict[str, Any]:
-    """The stamp of a picture or latent of one or several seeds."""
-    seeds = request.all_seeds
+def _zip(files: Mapping[str, bytes]) -> bytes:
+    """Files by name, each stamped with the same time."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(zipfile.ZipInfo(name, ZIP_TIME), content)
+    return buffer.getvalue()
+
+
+def told(bundle: Bundle, request: SampleRequest, form: Format, seeds: Sequence[int]) -> dict[str, Any]:
+    """What a file of these seeds says about itself: enough to make the same bytes again."""
     said = dict(stamp(bundle, seeds[0], request.plan_name, category=request.category)["raydiance"])
+    drawn = {
+        Format.png: ("size", "views"),
+        Format.views: ("size", "views"),
+        Format.webp: ("size", "frames"),
+        Format.mp4: ("size", "frames"),
+        Format.latent: (),
+    }
+    names = drawn.get(form, ("resolution",) if request.resolution is not None else ())
+    said |= {name: getattr(request, name) for name in names}
     return said if len(seeds) == 1 else {**said, "seeds": list(seeds)}
 
 
-def _lineage(bundle: Bundle, request: SampleRequest) -> dict[str, str]:
-    said = _said(bundle, request)
+def _lineage(said: Mapping[str, Any], request: SampleRequest) -> dict[str, str]:
+    names = [
+        str(SampleId.of(said["sha256"], said["plan"], seed, request.category)) for seed in request.all_seeds
+    ]
     return {
+        "Raydiance-Sample": ",".join(names),
         "Raydiance-Bundle": said["bundle"],
         "Raydiance-Bundle-SHA256": said["sha256"],
         "Raydiance-Plan": said["plan"],

@@ -1,9 +1,16 @@
-"""A client of the endpoint: samples as bytes with their lineage, retries where the endpoint asks for them."""
+"""Clients of the endpoint, for threads and for asyncio: samples as bytes with their lineage, steps as they come.
 
+A request is asked again where the endpoint is busy and where the connection breaks: one seed is one sample, so
+asking twice does no harm.
+"""
+
+import asyncio
+import base64
+import json
 import random
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -11,12 +18,14 @@ from typing import Any, Self
 import httpx
 
 from raydiance.errors import RequestError
+from raydiance.serving.messages import Step
 
-__all__ = ["Client", "ProblemError", "Sample"]
+__all__ = ["AsyncClient", "Client", "ProblemError", "Sample"]
 
 RETRIED = (429, 503)
-DEFAULT_TIMEOUT_S = 180.0
+DEFAULT_TIMEOUT_S, READY_TIMEOUT_S = 180.0, 5.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
+BROKEN = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
 
 
 class ProblemError(RequestError):
@@ -30,7 +39,7 @@ class ProblemError(RequestError):
 
 @dataclass(frozen=True)
 class Sample:
-    """What the endpoint sent: the file, and what it is made of."""
+    """What the endpoint sent: the file, and what it is made of. `ids` name the samples for ever."""
 
     content: bytes
     media_type: str
@@ -39,22 +48,48 @@ class Sample:
     bundle_sha256: str
     plan: str
     seeds: tuple[int, ...]
+    ids: tuple[str, ...]
     code_version: str
     milliseconds: Mapping[str, float]
 
 
+class _Patience:
+    """How often and after which pauses a request is asked again."""
+
+    def __init__(self, where: object, retries: int) -> None:
+        self._where, self._retries, self._attempt = where, retries, 0
+
+    def after(self, response: httpx.Response) -> float:
+        """The pause before asking again, s. Raises ProblemError where asking again is no use."""
+        if response.status_code not in RETRIED or self._attempt == self._retries:
+            raise ProblemError(response.status_code, _problem(response))
+        asked = response.headers.get("retry-after", "")
+        return self._pause_s(float(asked) if asked.isdigit() else None)
+
+    def broken(self, error: httpx.TransportError) -> float:
+        """The pause before asking again, s. Raises RequestError where nothing answers."""
+        if not isinstance(error, BROKEN) or self._attempt == self._retries:
+            raise RequestError(
+                f"{self._where}: {error or type(error).__name__}; is the endpoint running (raydiance serve)?"
+            ) from error
+        return self._pause_s(None)
+
+    def _pause_s(self, asked_s: float | None) -> float:
+        """What was asked for, else a growing pause; with jitter, lest many clients come back at once."""
+        base = FIRST_PAUSE_S * 2**self._attempt if asked_s is None else asked_s
+        self._attempt += 1
+        return min(base, LONGEST_PAUSE_S) * random.uniform(1.0, 1.5)
+
+
 class Client:
-    """Talks to one endpoint. `retries` is how often a busy endpoint is asked again, after the pause it asks
-    for.
-    """
+    """Talks to one endpoint. `retries` is how often a busy or broken one is asked again."""
 
     def __init__(
         self, url: str, *, key: str | None = None, timeout_s: float = DEFAULT_TIMEOUT_S, retries: int = 5
     ) -> None:
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._retries = retries
         self._http = httpx.Client(
-            base_url=url.rstrip("/"), headers=headers, timeout=timeout_s, trust_env=False
+            base_url=url.rstrip("/"), headers=_headers(key), timeout=timeout_s, trust_env=False
         )
 
     def __enter__(self) -> Self:
@@ -69,38 +104,39 @@ class Client:
         """Close the connections."""
         self._http.close()
 
-    def sample(
-        self,
-        seed: int | None = None,
-        *,
-        seeds: Sequence[int] | None = None,
-        plan: str | None = None,
-        quality: str | None = None,
-        format: str = "glb",
-        **fields: Any,
-    ) -> Sample:
-        """Make samples; `fields` are the others of the request (resolution, size, views, category, ...).
+    def sample(self, seed: int | None = None, *, format: str = "glb", **fields: Any) -> Sample:
+        """Make samples; `fields` are the others of the request (seeds, plan, quality, resolution, ...).
 
         Raises ProblemError if the endpoint refuses, RequestError if it cannot be reached.
         """
-        body = {"seed": seed, "plan": plan, "quality": quality, "format": format, **fields}
-        if seeds is not None:
-            body["seeds"] = list(seeds)
-        response = self._send(
-            "POST", "/v1/samples", {name: value for name, value in body.items() if value is not None}
-        )
-        said = response.headers
-        return Sample(
-            content=response.content,
-            media_type=said["content-type"],
-            filename=_filename(said.get("content-disposition", "")),
-            bundle=said["raydiance-bundle"],
-            bundle_sha256=said["raydiance-bundle-sha256"],
-            plan=said["raydiance-plan"],
-            seeds=tuple(int(part) for part in said["raydiance-seed"].split(",")),
-            code_version=said["raydiance-code"],
-            milliseconds=_milliseconds(said.get("server-timing", "")),
-        )
+        return _sample(self._send("POST", "/v1/samples", _body(seed, format, fields)))
+
+    def watch(
+        self, seed: int | None = None, *, format: str = "glb", **fields: Any
+    ) -> Iterator[Step | Sample]:
+        """Steps with previews as they come, and the sample at last; leaving the loop gives the sample up."""
+        body = _body(seed, format, fields)
+        headers = {"Accept": "text/event-stream"}
+        with self._http.stream("POST", "/v1/samples", json=body, headers=headers) as response:
+            if not response.is_success:
+                response.read()
+                raise ProblemError(response.status_code, _problem(response))
+            result = ""
+            for event in _events(response.iter_lines()):
+                if isinstance(event, Step):
+                    yield event
+                else:
+                    result = event
+        yield _sample(self._send("GET", result))
+
+    def draw(self, sample: str, *, format: str = "glb", **fields: Any) -> Sample:
+        """The sample of this name again, as whatever is wanted."""
+        return _sample(self._send("GET", f"/v1/samples/{sample}", query={"format": format, **fields}))
+
+    def lineage(self, sample: str) -> dict[str, Any]:
+        """What the sample was made from, down to its data set."""
+        found: dict[str, Any] = self._send("GET", f"/v1/samples/{sample}/lineage").json()
+        return found
 
     def models(self) -> list[dict[str, Any]]:
         """The bundles that are served."""
@@ -115,34 +151,141 @@ class Client:
     def is_ready(self) -> bool:
         """Whether the endpoint has a bundle loaded and answers."""
         try:
-            return self._http.get("/readyz", timeout=5.0).status_code == httpx.codes.OK
+            return self._http.get("/readyz", timeout=READY_TIMEOUT_S).status_code == httpx.codes.OK
         except httpx.TransportError:
             return False
 
-    def _send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> httpx.Response:
-        for attempt in range(self._retries + 1):
+    def _send(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        query: Mapping[str, Any] | None = None,
+    ) -> httpx.Response:
+        patience = _Patience(self._http.base_url, self._retries)
+        while True:
             try:
-                response = self._http.request(method, path, json=body)
+                response = self._http.request(method, path, json=body, params=query)
             except httpx.TransportError as error:
-                raise RequestError(
-                    f"{self._http.base_url}: {error or type(error).__name__}; "
-                    "is the endpoint running (raydiance serve)?"
-                ) from error
-            if response.is_success:
-                return response
-            if response.status_code not in RETRIED or attempt == self._retries:
+                pause_s = patience.broken(error)
+            else:
+                if response.is_success:
+                    return response
+                pause_s = patience.after(response)
+            time.sleep(pause_s)
+
+
+class AsyncClient:
+    """The client for asyncio; see `Client`."""
+
+    def __init__(
+        self, url: str, *, key: str | None = None, timeout_s: float = DEFAULT_TIMEOUT_S, retries: int = 5
+    ) -> None:
+        self._retries = retries
+        self._http = httpx.AsyncClient(
+            base_url=url.rstrip("/"), headers=_headers(key), timeout=timeout_s, trust_env=False
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._http.aclose()
+
+    async def sample(self, seed: int | None = None, *, format: str = "glb", **fields: Any) -> Sample:
+        """Make samples, as Client.sample."""
+        return _sample(await self._send("POST", "/v1/samples", _body(seed, format, fields)))
+
+    async def watch(
+        self, seed: int | None = None, *, format: str = "glb", **fields: Any
+    ) -> AsyncIterator[Step | Sample]:
+        """Steps as they come, and the sample at last, as Client.watch."""
+        body = _body(seed, format, fields)
+        headers = {"Accept": "text/event-stream"}
+        async with self._http.stream("POST", "/v1/samples", json=body, headers=headers) as response:
+            if not response.is_success:
+                await response.aread()
                 raise ProblemError(response.status_code, _problem(response))
-            time.sleep(_pause_s(response, attempt))
-        raise AssertionError("the last attempt returns or raises")
+            result, name = "", ""
+            async for line in response.aiter_lines():
+                name, event = _event(name, line)
+                if isinstance(event, Step):
+                    yield event
+                elif event:
+                    result = event
+        yield _sample(await self._send("GET", result))
+
+    async def lineage(self, sample: str) -> dict[str, Any]:
+        """What the sample was made from, down to its data set."""
+        found: dict[str, Any] = (await self._send("GET", f"/v1/samples/{sample}/lineage")).json()
+        return found
+
+    async def _send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> httpx.Response:
+        patience = _Patience(self._http.base_url, self._retries)
+        while True:
+            try:
+                response = await self._http.request(method, path, json=body)
+            except httpx.TransportError as error:
+                pause_s = patience.broken(error)
+            else:
+                if response.is_success:
+                    return response
+                pause_s = patience.after(response)
+            await asyncio.sleep(pause_s)
 
 
-def _pause_s(response: httpx.Response, attempt: int) -> float:
-    """What Retry-After says, else a growing pause; with jitter, so that many clients do not come back at
-    once.
-    """
-    asked = response.headers.get("retry-after", "")
-    base = float(asked) if asked.isdigit() else FIRST_PAUSE_S * 2**attempt
-    return min(base, LONGEST_PAUSE_S) * random.uniform(1.0, 1.5)
+def _headers(key: str | None) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def _body(seed: int | None, form: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    body = {"seed": seed, "format": form, **fields}
+    found = {name: value for name, value in body.items() if value is not None}
+    if isinstance(found.get("seeds"), Sequence):
+        found["seeds"] = list(found["seeds"])
+    return found
+
+
+def _sample(response: httpx.Response) -> Sample:
+    said = response.headers
+    return Sample(
+        content=response.content,
+        media_type=said["content-type"],
+        filename=_filename(said.get("content-disposition", "")),
+        bundle=said["raydiance-bundle"],
+        bundle_sha256=said["raydiance-bundle-sha256"],
+        plan=said["raydiance-plan"],
+        seeds=tuple(int(part) for part in said["raydiance-seed"].split(",")),
+        ids=tuple(said["raydiance-sample"].split(",")),
+        code_version=said["raydiance-code"],
+        milliseconds=_milliseconds(said.get("server-timing", "")),
+    )
+
+
+def _events(lines: Iterator[str]) -> Iterator[Step | str]:
+    """Steps, and at last where the result is."""
+    name = ""
+    for line in lines:
+        name, event = _event(name, line)
+        if event:
+            yield event
+
+
+def _event(name: str, line: str) -> tuple[str, Step | str]:
+    """The name of the event that a line belongs to, and the event if this line makes it whole."""
+    if line.startswith("event: "):
+        return line.removeprefix("event: "), ""
+    if not line.startswith("data: "):
+        return name, ""
+    data = json.loads(line.removeprefix("data: "))
+    if name == "problem":
+        raise ProblemError(data["status"], data)
+    if name == "step":
+        preview = base64.b64decode(data.get("preview", ",").partition(",")[2])
+        return name, Step(data["seed"], data["step"], data["steps"], preview)
+    return name, str(data["result"]) if name == "done" else ""
 
 
 def _problem(response: httpx.Response) -> Mapping[str, Any]:

@@ -58,7 +58,8 @@ class Engine:
         if not sizes or list(sizes) != sorted(set(sizes)) or not 1 <= sizes[0] <= sizes[-1] <= slots:
             raise ValueError(f"need ascending sizes between 1 and slots = {slots}, got {sizes}")
         self.stats = Stats()
-        self.tick_s = network_s
+        self.tick_s, self.finish_s = network_s, 0.0
+        self._fastest_s = network_s
         self._network, self._sizes, self._slots, self._queue, self._clock = (
             network,
             sizes,
@@ -209,7 +210,10 @@ class Engine:
         if ticket.deadline is None:
             return
         ahead = self._rows_before(ticket.urgency) / self._sizes[-1]
-        expected = (ahead + ticket.order.plan.nfe) * self.tick_s
+        # With nothing under way the mean is old news, and refusing by it would keep it so: only what cannot be
+        # done at the best is refused then.
+        tick_s = self.tick_s if self._tickets or self._waiting else self._fastest_s
+        expected = (ahead + ticket.order.plan.nfe) * tick_s
         if now + expected > ticket.deadline:
             self.stats.refused += 1
             raise OverloadError(
@@ -281,11 +285,17 @@ class Engine:
         return eps, self._clock() - began
 
     def _watch(self, batch: PlanBatch, chosen: list[Ticket[Any]], query: Query, eps: Tensor) -> None:
-        watchers = {ticket.number: ticket.order.watch for ticket in chosen if ticket.order.watch is not None}
+        watched = {ticket.number: ticket for ticket in chosen if ticket.order.watch is not None}
         for i, item in enumerate(batch.items):
-            watch = watchers.get(item.key)  # type: ignore[call-overload]
-            if watch is not None:
-                watch(Progress(item.row + 1, item.plan.nfe, query.x[i] - query.sigma[i] * eps[i]))
+            ticket = watched.get(item.key)  # type: ignore[call-overload]
+            if ticket is None or ticket.order.watch is None:
+                continue
+            try:
+                ticket.order.watch(
+                    Progress(item.row + 1, item.plan.nfe, query.x[i] - query.sigma[i] * eps[i])
+                )
+            except Exception:  # noqa: BLE001  nobody hears it any more; the others go on
+                ticket.cancel()
 
     def _retire(self, finished: Mapping[Any, Tensor]) -> None:
         for number, x_0 in finished.items():
@@ -314,6 +324,7 @@ class Engine:
         self.stats.network_s += network_s
         self.stats.tick_s += tick_s
         self.tick_s += SMOOTHING * (tick_s - self.tick_s)
+        self._fastest_s = min(self._fastest_s, tick_s)
 
     # ---- the finishers
     # ------------------------------------------------------------------------------------------
@@ -329,6 +340,9 @@ class Engine:
             end = self._clock()
             timing = Timing(
                 ticket.started - ticket.submitted, ticket.sampled - ticket.started, end - ticket.sampled
+            )
+            self.finish_s += (
+                SMOOTHING * (timing.finish_s - self.finish_s) if self.finish_s else timing.finish_s
             )
             ticket.future.set_result((value, timing))
             self.stats.finished += 1

@@ -6,7 +6,11 @@ ServingError
 |-- TooLateError        504: the sample was not done within the time allowed
 |-- UnprocessableError  422: a plan or category that the bundle does not have, or more than is allowed
 |-- NoSurfaceError      422: the seed gives a field without a surface
+|-- NotFoundError       404: no such job or sample
 |-- NotAcceptableError  406: no format that the Accept header allows
+|-- ConflictError       409: the job is not done yet
+|-- TooManyError        429: this client has as many requests under way as it may
+|-- ForbiddenError      403: the API key is not for this
 `-- UnauthorizedError   401: no API key, or a wrong one
 """
 
@@ -18,12 +22,16 @@ from raydiance.errors import RequestError
 
 __all__ = [
     "PROBLEM_JSON",
+    "ConflictError",
+    "ForbiddenError",
     "NoSurfaceError",
     "NotAcceptableError",
+    "NotFoundError",
     "NotReadyError",
     "OverloadError",
     "ServingError",
     "TooLateError",
+    "TooManyError",
     "UnauthorizedError",
     "UnprocessableError",
     "document",
@@ -87,6 +95,34 @@ class NoSurfaceError(ServingError):
 
     status = 422
     title = "The sample is empty"
+
+
+class NotFoundError(ServingError):
+    """No such job or sample."""
+
+    status = 404
+    title = "Not Found"
+
+
+class ConflictError(ServingError):
+    """The job is not done yet."""
+
+    status = 409
+    title = "The job is not done"
+
+
+class TooManyError(ServingError):
+    """This client has as many requests under way as it may have."""
+
+    status = 429
+    title = "Too many requests at once"
+
+
+class ForbiddenError(ServingError):
+    """The API key is not for this."""
+
+    status = 403
+    title = "The API key is not for this"
 
 
 class NotAcceptableError(ServingError):

@@ -2,45 +2,52 @@
 
 import asyncio
 import time
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, suppress
+from dataclasses import asdict
 from functools import partial
+from typing import Any
 
 import torch
 
 from raydiance.config.platform import ServeSpec
 from raydiance.errors import RequestError
 from raydiance.generation import load_bundle, noise_generator
+from raydiance.generation.bundle import MAX_STEPS, STEPPED
 from raydiance.generation.execution import agreeing_sizes, call_sizes, noise_network
-from raydiance.serving.answers import Answer, Piece, finish, pack
+from raydiance.serving.answers import Piece, finish, pack
 from raydiance.serving.engine import Engine
-from raydiance.serving.orders import Order, Ticket, Timing
+from raydiance.serving.history import chain
+from raydiance.serving.messages import Answer, Description, Step
+from raydiance.serving.orders import Order, Progress, Ticket, Timing
+from raydiance.serving.previews import preview
 from raydiance.serving.problems import NotReadyError, ServingError, UnprocessableError
-from raydiance.serving.schema import Format, ModelInfo, PlanInfo, SampleRequest
-from raydiance.storage import Artifact
+from raydiance.serving.schema import Format, Link, ModelInfo, PlanInfo, Quality, SampleRequest, SolverInfo
+from raydiance.storage import Artifact, Store
 
-__all__ = ["Description", "Sampler"]
+__all__ = ["Sampler"]
 
 
-@dataclass(frozen=True)
-class Description:
-    """What the replica serves, and how many samples wait, run and are being finished on it."""
-
-    model: ModelInfo
-    plans: list[PlanInfo]
-    load: dict[str, int]
+PREVIEW_PAUSE_S = 0.25  # between two previews of one request
 
 
 class Sampler:
-    """Answers sample requests from one bundle; `sample` is safe to call many times at once on one event
-    loop.
+    """Answers sample requests from one bundle; `sample` and `stream` may run many times at once on one event
+    loop. With the store that the bundle came from it can tell the bundle's lineage.
     """
 
-    def __init__(self, artifact: Artifact, spec: ServeSpec, device: torch.device | str | None = None) -> None:
+    def __init__(
+        self,
+        artifact: Artifact,
+        spec: ServeSpec,
+        device: torch.device | str | None = None,
+        *,
+        store: Store | None = None,
+    ) -> None:
         torch.set_num_threads(spec.threads)
         device = torch.device(device or ("cuda" if spec.gpus_per_replica else "cpu"))
         self.bundle = load_bundle(artifact, device)
-        self._created = artifact.manifest.created
+        self._created, self._store, self._max_nfe = artifact.manifest.created, store, spec.max_nfe
         self._predict = noise_network(self.bundle)
         sizes, network_s = self._measure(call_sizes(device))
         self.engine = Engine(
@@ -74,6 +81,7 @@ class Sampler:
         """Make one mesh, so that whatever compiles on first use has been compiled."""
         plan = min(self.bundle.plans, key=lambda name: self.bundle.plans[name].nfe)
         request = SampleRequest(seed=0, plan=plan, size=32, views=1)
+        preview(self.bundle, torch.zeros(self.bundle.latent_shape, device=self.bundle.device))
         for form in (Format.glb, Format.png):
             with suppress(ServingError):  # an empty sample is no reason not to serve the others
                 self._submit(request, form, 0).future.result()
@@ -82,17 +90,112 @@ class Sampler:
         """The answer to a request. Raises ServingError; if the caller gives up, the places are free at the
         next tick.
         """
+        async with aclosing(self.stream(request, form, previews=False)) as events:
+            async for event in events:
+                if isinstance(event, Answer):
+                    return event
+        raise AssertionError("a stream ends with its answer")
+
+    async def stream(
+        self, request: SampleRequest, form: Format, *, previews: bool = True
+    ) -> AsyncGenerator[Step | Answer]:
+        """Steps with previews as they come, then the answer; close it to give the request up."""
+        request = self.resolve(request)
+        news: asyncio.Queue[tuple[int, Progress]] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def watch(seed: int, progress: Progress) -> None:
+            loop.call_soon_threadsafe(news.put_nowait, (seed, progress))
+
         tickets: list[Ticket[Piece]] = []
         try:
-            tickets.extend(self._submit(request, form, seed) for seed in request.all_seeds)
-            results = await asyncio.gather(*(asyncio.wrap_future(ticket.future) for ticket in tickets))
-        except BaseException:
+            tickets.extend(
+                self._submit(request, form, seed, partial(watch, seed) if previews else None)
+                for seed in request.all_seeds
+            )
+            done = asyncio.gather(*(asyncio.wrap_future(ticket.future) for ticket in tickets))
+            if previews:
+                async for step in self._steps(news, done):
+                    yield step
+            results = await done
+        finally:
             for ticket in tickets:
                 ticket.cancel()
-            raise
         answer = await asyncio.to_thread(pack, self.bundle, request, form, [piece for piece, _ in results])
         answer.headers["Server-Timing"] = _server_timing([timing for _, timing in results])
-        return answer
+        yield answer
+
+    async def _steps(
+        self, news: "asyncio.Queue[tuple[int, Progress]]", done: "asyncio.Future[Any]"
+    ) -> AsyncGenerator[Step]:
+        """The newest step of each seed, with a preview now and then while the samples are not done."""
+        shown: dict[int, float] = {}
+        while not (done.done() and news.empty()):
+            waiting = asyncio.ensure_future(news.get())
+            await asyncio.wait((waiting, done), return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
+                waiting.cancel()
+                return
+            newest = dict([waiting.result()])
+            while not news.empty():
+                newest |= dict([news.get_nowait()])
+            for seed, progress in newest.items():
+                pause_s = time.monotonic() - shown.get(seed, -PREVIEW_PAUSE_S)
+                last = progress.row == progress.nfe  # this one stays while the mesh is being made
+                picture = b""
+                if not done.done() and (last or pause_s >= PREVIEW_PAUSE_S):
+                    picture = await asyncio.to_thread(preview, self.bundle, progress.x_0)
+                    shown[seed] = time.monotonic()
+                yield Step(seed, progress.row, progress.nfe, picture)
+
+    def resolve(self, request: SampleRequest) -> SampleRequest:
+        """The request with its plan by name, whichever way it chose it.
+
+        Raises UnprocessableError for a plan or category that the bundle does not have, for a plan of too many
+        calls, and for a budget that no plan can keep.
+        """
+        name = request.plan_name or self.bundle.spec.default_plan
+        if request.quality is not None:
+            name = self._of_quality(request.quality)
+        elif request.latency_budget_ms is not None:
+            name = self._within(request.latency_budget_ms / 1e3)
+        try:
+            plan = self.bundle.plan(name)
+            self.bundle.label(request.category)
+        except RequestError as error:
+            raise UnprocessableError(str(error)) from error
+        if plan.nfe > self._max_nfe:
+            raise UnprocessableError(f"plan {name}: {plan.nfe} network calls, at most {self._max_nfe} here")
+        chosen = {"plan": name, "steps": None, "quality": None, "latency_budget_ms": None}
+        return request.model_copy(update=chosen)
+
+    def _front(self) -> list[str]:
+        """The bundle's plans, fastest first; those that draw noise only where there is no other."""
+        plans = self.bundle.plans
+        names = [name for name in plans if not plans[name].is_stochastic] or list(plans)
+        return sorted(names, key=lambda name: (plans[name].nfe, name))
+
+    def _of_quality(self, quality: Quality) -> str:
+        """The plan that was tuned for it; else the fastest, the default, or the one of the most calls."""
+        if quality in self.bundle.plans:
+            return quality
+        front = self._front()
+        return {"draft": front[0], "standard": self.bundle.spec.default_plan, "best": front[-1]}[quality]
+
+    def _within(self, budget_s: float) -> str:
+        """The best plan of the front that is expected to be done in time, with what waits and is to be
+        finished.
+        """
+        left = (budget_s - self.engine.backlog_s - self.engine.finish_s) / self.engine.tick_s
+        fitting = [name for name in self._front() if self.bundle.plans[name].nfe <= left]
+        if fitting:
+            return fitting[-1]
+        fastest = self._front()[0]
+        needed_s = budget_s + (self.bundle.plans[fastest].nfe - left) * self.engine.tick_s
+        raise UnprocessableError(
+            f"latency_budget_ms {budget_s * 1e3:.0f}: the fastest plan, {fastest}, takes about "
+            f"{needed_s * 1e3:.0f} ms here and now"
+        )
 
     def describe(self) -> Description:
         """The bundle and its plans, with the network time that each takes alone."""
@@ -120,7 +223,18 @@ class Sampler:
             )
             for name, plan in sorted(bundle.plans.items(), key=lambda pair: pair[1].nfe)
         ]
-        return Description(model, plans, self.engine.load)
+        solvers = [
+            SolverInfo(name=name, max_steps=MAX_STEPS, calls_per_step=2 if name == "heun" else 1)
+            for name in STEPPED
+        ]
+        call_ms = round(self.engine.tick_s * 1e3, 3)
+        return Description(model, plans, solvers, call_ms, self.engine.load, asdict(self.engine.stats))
+
+    def lineage(self) -> list[Link]:
+        """The bundle and everything it was made from, newest first; a missing link says so."""
+        if self._store is None:
+            return [Link(key=self.bundle.ref.key, kind="bundle", sha256=self.bundle.ref.sha256, parents=[])]
+        return chain(self._store, self.bundle.ref)
 
     def check(self) -> None:
         """Raise NotReadyError if the engine has stopped."""
@@ -132,18 +246,21 @@ class Sampler:
         self.engine.drain(drain_s)
         self.engine.close()
 
-    def _submit(self, request: SampleRequest, form: Format, seed: int) -> Ticket[Piece]:
-        try:
-            plan, label = self.bundle.plan(request.plan_name), self.bundle.label(request.category)
-        except RequestError as error:
-            raise UnprocessableError(str(error)) from error
+    def _submit(
+        self,
+        request: SampleRequest,
+        form: Format,
+        seed: int,
+        watch: Callable[[Progress], None] | None = None,
+    ) -> Ticket[Piece]:
         generator = noise_generator(seed)
         order = Order(
-            plan,
+            self.bundle.plan(request.plan_name),
             torch.randn(self.bundle.latent_shape, generator=generator),
             finish=partial(finish, self.bundle, request, form, seed),
             generator=generator,
-            label=label,
+            label=self.bundle.label(request.category),
+            watch=watch,
             priority=request.priority,
             deadline_s=None if request.deadline_ms is None else request.deadline_ms / 1e3,
         )

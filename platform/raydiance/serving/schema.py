@@ -7,13 +7,22 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 __all__ = [
     "FORMATS",
+    "MAX_SEED",
     "Format",
+    "JobInfo",
+    "Lineage",
+    "Link",
     "ModelInfo",
     "ModelList",
     "PlanInfo",
     "PlanList",
     "Problem",
+    "Quality",
+    "SampleDrawing",
+    "SampleInfo",
     "SampleRequest",
+    "SolverInfo",
+    "Token",
     "negotiate",
 ]
 
@@ -30,6 +39,7 @@ class Format(StrEnum):
     png = "png"
     webp = "webp"
     mp4 = "mp4"
+    views = "views"
     latent = "latent"
 
     @property
@@ -45,6 +55,7 @@ FORMATS: dict[Format, str] = {
     Format.png: "image/png",
     Format.webp: "image/webp",
     Format.mp4: "video/mp4",
+    Format.views: "application/zip",
     Format.latent: "application/vnd.safetensors",
 }
 """Media type of each format; with several seeds the meshes and turntables come as one application/zip."""
@@ -53,28 +64,19 @@ Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
 
 
+Token = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[\x21-\x7e]+$")]
+Quality = Literal["draft", "standard", "best"]
+
+
 class Strict(BaseModel):
     """Unknown keys are refused, so that a typing error is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class SampleRequest(Strict):
-    """One sample per seed. The same seed, plan and bundle give the same bytes.
+class SampleDrawing(Strict):
+    """What a sample is drawn as."""
 
-    Give `seed` (and `count` for seed, seed + 1, ...) or a list of `seeds`; a `plan` by name or a `quality`.
-    """
-
-    seed: Seed | None = Field(
-        default=None, description="the first seed; 0 if neither seed nor seeds is given"
-    )
-    seeds: Annotated[list[Seed], Field(min_length=1, max_length=64)] | None = None
-    count: Annotated[int, Field(ge=1, le=64)] = 1
-    plan: Name | None = Field(default=None, description="a name out of GET /v1/plans")
-    quality: Literal["draft", "standard", "best"] | None = None
-    category: Name | None = Field(
-        default=None, description="what to make, where the bundle was taught categories"
-    )
     format: Format | None = Field(default=None, description="overrides the Accept header")
     resolution: Annotated[int, Field(ge=16, le=1024)] | None = Field(
         default=None,
@@ -85,6 +87,30 @@ class SampleRequest(Strict):
     )
     views: Annotated[int, Field(ge=1, le=72)] = Field(default=8, description="views on a sheet")
     frames: Annotated[int, Field(ge=8, le=120)] = Field(default=36, description="frames of a turntable")
+
+
+class SampleRequest(SampleDrawing):
+    """One sample per seed. The same seed, plan and bundle give the same bytes.
+
+    Give `seed` (and `count` for seed, seed + 1, ...) or a list of `seeds`; a `plan` by name or a `quality`.
+    """
+
+    seed: Seed | None = Field(
+        default=None, description="the first seed; 0 if neither seed nor seeds is given"
+    )
+    seeds: Annotated[list[Seed], Field(min_length=1, max_length=64)] | None = None
+    count: Annotated[int, Field(ge=1, le=64)] = 1
+    plan: Name | None = Field(default=None, description="a name out of GET /v1/plans, or SOLVER-STEPS")
+    steps: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        default=None, description="with one of the solvers of GET /v1/plans as plan"
+    )
+    quality: Quality | None = None
+    latency_budget_ms: Annotated[int, Field(ge=1, le=3_600_000)] | None = Field(
+        default=None, description="the best plan that is expected to be done in this time, as busy as it is"
+    )
+    category: Name | None = Field(
+        default=None, description="what to make, where the bundle was taught categories"
+    )
     priority: Annotated[int, Field(ge=-1, le=1)] = Field(
         default=0, description="1 before 0 before -1 (background)"
     )
@@ -98,8 +124,16 @@ class SampleRequest(Strict):
             raise ValueError("give either seeds, or seed and count; not both")
         if self.seeds is not None and len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds must differ: one seed is one sample")
-        if self.plan is not None and self.quality is not None:
-            raise ValueError("give either plan or quality; quality is the plan of that name")
+        ways = {
+            "plan": self.plan,
+            "quality": self.quality,
+            "latency_budget_ms": self.latency_budget_ms,
+        }
+        given = [name for name, value in ways.items() if value is not None]
+        if len(given) > 1:
+            raise ValueError(f"give either {' or '.join(given)}: each of them chooses the plan")
+        if self.steps is not None and self.plan is None:
+            raise ValueError("steps needs a solver as plan; GET /v1/plans names them")
         return self
 
     @property
@@ -112,12 +146,18 @@ class SampleRequest(Strict):
 
     @property
     def plan_name(self) -> str | None:
-        """The plan asked for, by its name or as a quality; None for the bundle's default."""
-        return self.plan or self.quality
+        """The plan asked for by its name, with the steps where they are given; None: not by name."""
+        return self.plan if self.steps is None else f"{self.plan}-{self.steps}"
 
     def pixels(self, form: Format) -> int:
         """How many pixels the answer takes to draw."""
-        per_seed = {Format.png: self.views, Format.webp: self.frames, Format.mp4: self.frames}.get(form, 0)
+        drawn = {
+            Format.png: self.views,
+            Format.views: self.views,
+            Format.webp: self.frames,
+            Format.mp4: self.frames,
+        }
+        per_seed = drawn.get(form, 0)
         return len(self.all_seeds) * per_seed * self.size**2
 
 
@@ -153,8 +193,71 @@ class PlanInfo(Strict):
     )
 
 
+class SolverInfo(Strict):
+    """A solver that takes any number of steps: ask for plan SOLVER with steps N, or for plan SOLVER-N."""
+
+    name: str
+    max_steps: int
+    calls_per_step: int
+
+
 class PlanList(Strict):
+    """`call_ms` is the time of one network call on this replica."""
+
     plans: list[PlanInfo]
+    solvers: list[SolverInfo]
+    call_ms: float
+
+
+class SampleInfo(Strict):
+    """One sample: the same id is the same sample for ever, whatever it is drawn as."""
+
+    id: str
+    seed: int
+    plan: str
+    category: str | None
+    bundle: str
+    url: str
+    lineage: str
+
+
+class JobInfo(Strict):
+    """A request that is worked on while its client does something else."""
+
+    id: str
+    state: Literal["queued", "running", "done", "failed"]
+    step: int
+    steps: int
+    url: str
+    events: str
+    result: str
+    samples: list[SampleInfo] = []
+    problem: dict[str, Any] | None = None
+
+
+class Link(Strict):
+    """One artifact of the chain, with the keys of those that it was made from."""
+
+    key: str
+    kind: str
+    sha256: str
+    parents: list[str]
+    created: str | None = None
+    code_version: str | None = None
+    seeds: dict[str, int] = {}
+    files: int = 0
+    bytes: int = 0
+    run: str | None = None
+    missing: str | None = None
+
+
+class Lineage(Strict):
+    """From a sample, newest first, down to the data set: each artifact once."""
+
+    sample: SampleInfo
+    code_version: str
+    chain: list[Link]
+    missing: list[str]
 
 
 class Problem(BaseModel):

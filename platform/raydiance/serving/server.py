@@ -6,39 +6,41 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
-from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray import serve as ray_serve
 from ray.exceptions import RayActorError, RayError
+from ray.serve import Application
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from raydiance.cluster import session
 from raydiance.config.platform import ClusterSpec, ServeSpec
 from raydiance.errors import ClusterError, ConfigError
-from raydiance.serving.answers import Answer
-from raydiance.serving.app import build_app, key_digest
+from raydiance.serving.app import build_app
 from raydiance.serving.client import Client
+from raydiance.serving.keys import KEYS_VARIABLE, ApiKey, KeyRing, keys_for
 from raydiance.serving.limits import MAX_BODY_VARIABLE
+from raydiance.serving.messages import Answer, Description, Step
 from raydiance.serving.problems import NotReadyError, OverloadError, ServingError
-from raydiance.serving.sampler import Description, Sampler
-from raydiance.serving.schema import Format, SampleRequest
+from raydiance.serving.sampler import Sampler
+from raydiance.serving.schema import Format, Link, SampleRequest
 from raydiance.storage import ArtifactRef, Store
 
-__all__ = ["KEYS_VARIABLE", "Endpoint", "Resolve", "find_bundle", "running", "serve"]
+__all__ = ["Endpoint", "Resolve", "bind", "find_bundle", "running", "serve"]
 
 APPLICATION = "raydiance"
-KEYS_VARIABLE = "RAYDIANCE_API_KEYS"
 ATTEMPTS = (
     3  # a replica that dies takes its requests with it; they are asked again, and answer the same bytes
 )
 PROXY_GRACE_S = 5.0  # the gateway answers a timeout before Serve's proxy would cut the connection
 GATEWAY_REQUESTS = 1000
+QUIET = {"log_level": "WARNING", "enable_access_log": False}
 CONSTRUCTIONS = 2  # a bundle that does not load twice will not load
 
 Resolve = Callable[[str, str], ArtifactRef]
@@ -64,7 +66,7 @@ class Replica:
 
     def __init__(self, store: Store, ref: ArtifactRef, spec: ServeSpec) -> None:
         self._spec = spec
-        self._sampler = Sampler(store.get(ref), spec)
+        self._sampler = Sampler(store.get(ref), spec, store=store)
         self._sampler.warm_up()
 
     async def sample(self, request: SampleRequest, form: Format) -> Answer | ServingError:
@@ -73,8 +75,21 @@ class Replica:
         except ServingError as error:
             return error
 
+    async def stream(
+        self, request: SampleRequest, form: Format, previews: bool
+    ) -> AsyncGenerator[Step | Answer | ServingError]:
+        try:
+            async with aclosing(self._sampler.stream(request, form, previews=previews)) as events:
+                async for event in events:
+                    yield event
+        except ServingError as error:
+            yield error
+
     async def describe(self) -> Description:
         return self._sampler.describe()
+
+    async def lineage(self) -> list[Link]:
+        return await asyncio.to_thread(self._sampler.lineage)
 
     def check_health(self) -> None:
         self._sampler.check()
@@ -86,8 +101,9 @@ class Replica:
 class Gateway:
     """HTTP in front of the replicas: limits, keys, retries. Holds no model and no torch."""
 
-    def __init__(self, replicas: DeploymentHandle[Any], spec: ServeSpec, keys: Sequence[bytes]) -> None:
-        self._backend, self._spec, self._keys = _Replicas(replicas), spec, keys
+    def __init__(self, replicas: DeploymentHandle[Any], spec: ServeSpec, keys: Sequence[ApiKey]) -> None:
+        self._backend, self._spec = _Replicas(replicas), spec
+        self._keys = KeyRing(keys, None if spec.keys is None else Path(spec.keys))
 
     def __serve_build_asgi_app__(self) -> object:
         return build_app(self._backend, self._spec, self._keys)
@@ -105,23 +121,58 @@ class _Replicas:
             raise answer
         return answer
 
+    async def stream(
+        self, request: SampleRequest, form: Format, *, previews: bool = True
+    ) -> AsyncGenerator[Step | Answer]:
+        for _ in range(ATTEMPTS):
+            handle = self._handle.options(stream=True)
+            with _told():
+                asked: Any = handle.stream.remote(request, form, previews)
+                try:
+                    async for event in asked:
+                        if isinstance(event, ServingError):
+                            raise event
+                        yield event
+                    return
+                except RayActorError:
+                    continue  # the steps begin anew, and lead to the same bytes
+                finally:
+                    asked.cancel()
+        raise _lost()
+
     async def describe(self) -> Description:
         description: Description = await self._ask("describe")
         return description
 
+    async def lineage(self) -> list[Link]:
+        links: list[Link] = await self._ask("lineage")
+        return links
+
     async def _ask(self, method: str, *arguments: object) -> Any:
         for _ in range(ATTEMPTS):
-            try:
-                return await getattr(self._handle, method).remote(*arguments)
-            except RayActorError:
-                continue
-            except BackPressureError as error:
-                raise OverloadError(
-                    "all replicas are busy and their queues are full; try again later", 2.0
-                ) from error
-            except DeploymentUnavailableError as error:
-                raise NotReadyError("no replica is up; it is being started again", 5.0) from error
-        raise NotReadyError(f"the replica was lost {ATTEMPTS} times while it worked on this request", 5.0)
+            with _told():
+                try:
+                    return await getattr(self._handle, method).remote(*arguments)
+                except RayActorError:
+                    continue
+        raise _lost()
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Serve's refusals as ours."""
+    try:
+        yield
+    except BackPressureError as error:
+        raise OverloadError(
+            "all replicas are busy and their queues are full; try again later", 2.0
+        ) from error
+    except DeploymentUnavailableError as error:
+        raise NotReadyError("no replica is up; it is being started again", 5.0) from error
+
+
+def _lost() -> NotReadyError:
+    return NotReadyError(f"the replica was lost {ATTEMPTS} times while it worked on this request", 5.0)
 
 
 def find_bundle(store: Store, where: str, resolve: Resolve | None = None) -> ArtifactRef:
@@ -160,19 +211,14 @@ def running(
     keys: API keys; None reads RAYDIANCE_API_KEYS (separated by commas). Raises ConfigError for an address
     beyond loopback without a key or a port that is taken, ClusterError if no replica becomes ready in time.
     """
-    keys = keys if keys is not None else [key for key in os.environ.get(KEYS_VARIABLE, "").split(",") if key]
-    if not keys and not _is_loopback(spec.host):
-        raise ConfigError(
-            f"serve.host={spec.host} listens beyond this machine, and there is no API key: "
-            f"set {KEYS_VARIABLE}, or use 127.0.0.1"
-        )
+    given = keys_for(spec, keys)
     ref = find_bundle(store, spec.bundle, resolve)
     spec = replace(spec, port=_free_port(spec))
     url = f"http://{_for_url(spec.host)}:{spec.port}"
     others_ray = ray.is_initialized()
     with session(cluster or ClusterSpec()):
         try:
-            _deploy(spec, store, ref, [key_digest(key) for key in keys])
+            _deploy(spec, store, ref, given)
             _wait_until_ready(url, spec)
             yield Endpoint(url, ref)
         finally:
@@ -200,10 +246,9 @@ def serve(
         echo("shutting down")
 
 
-def _deploy(spec: ServeSpec, store: Store, ref: ArtifactRef, keys: list[bytes]) -> None:
+def bind(spec: ServeSpec, store: Store, ref: ArtifactRef, keys: Sequence[ApiKey]) -> Application:
+    """The gateway in front of its replicas, as Ray Serve runs it."""
     capacity = spec.slots + spec.queue
-    quiet = {"log_level": "WARNING", "enable_access_log": False}
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     replicas = ray_serve.deployment(
         name="replica",
         num_replicas=spec.replicas,
@@ -212,7 +257,7 @@ def _deploy(spec: ServeSpec, store: Store, ref: ArtifactRef, keys: list[bytes]) 
         max_constructor_retry_count=CONSTRUCTIONS,
         graceful_shutdown_timeout_s=spec.drain_timeout_s,
         health_check_period_s=5.0,
-        logging_config=quiet,
+        logging_config=QUIET,
         ray_actor_options={"num_cpus": spec.cpus_per_replica, "num_gpus": spec.gpus_per_replica},
     )(Replica)
     gateway = ray_serve.deployment(
@@ -220,9 +265,14 @@ def _deploy(spec: ServeSpec, store: Store, ref: ArtifactRef, keys: list[bytes]) 
         max_ongoing_requests=GATEWAY_REQUESTS,
         max_queued_requests=GATEWAY_REQUESTS,
         graceful_shutdown_timeout_s=spec.drain_timeout_s,
-        logging_config=quiet,
+        logging_config=QUIET,
         ray_actor_options={"num_cpus": 0},
     )(ray_serve.ingress()(Gateway))
+    return gateway.bind(replicas.bind(store, ref, spec), spec, keys)
+
+
+def _deploy(spec: ServeSpec, store: Store, ref: ArtifactRef, keys: Sequence[ApiKey]) -> None:
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     environment = {
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "raydiance.serving.limits:proxy_middlewares",
         MAX_BODY_VARIABLE: str(spec.max_body_bytes),
@@ -239,10 +289,9 @@ def _deploy(spec: ServeSpec, store: Store, ref: ArtifactRef, keys: list[bytes]) 
                 "request_timeout_s": spec.request_timeout_s + PROXY_GRACE_S,
             },
             controller_options={"runtime_env": {"env_vars": environment}},
-            logging_config=quiet,
+            logging_config=QUIET,
         )
-        application = gateway.bind(replicas.bind(store, ref, spec), spec, keys)
-        ray_serve.run(application, name=APPLICATION, route_prefix="/")
+        ray_serve.run(bind(spec, store, ref, keys), name=APPLICATION, route_prefix="/")
     except (RuntimeError, TimeoutError, RayError) as error:
         reason = [line for line in str(error).splitlines() if line.strip()][-1].strip()
         raise ClusterError(f"the endpoint with {ref.key} did not start: {reason}") from error
@@ -258,13 +307,6 @@ def _wait_until_ready(url: str, spec: ServeSpec) -> None:
                     "the logs of Ray Serve say why (serve/ under Ray's session folder)"
                 )
             time.sleep(0.1)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _for_url(host: str) -> str:

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from raydiance.errors import DataError
 from raydiance.storage import ArtifactRef
@@ -14,6 +14,8 @@ from raydiance.storage import ArtifactRef
 __all__ = ["Stamp", "read_stamp"]
 
 MAX_HEADER_BYTES = 64 * 2**20
+MAX_COMMENT_BYTES, MAX_COMMENT_LINES = 65536, 16
+EXIF_DESCRIPTION = 0x010E
 
 
 @dataclass(frozen=True)
@@ -27,9 +29,19 @@ class Stamp:
 
 def read_stamp(path: Path) -> Stamp:
     """The stamp of a GLB (asset.extras.raydiance), PNG (text chunk "raydiance"), safetensors file (metadata
-    "raydiance"), JSON pointer of a stage, or manifest. Raises DataError if there is none.
+    "raydiance"), MP4 (comment), WebP (Exif), PLY or OBJ (comment), JSON pointer of a stage, or manifest.
+    Raises DataError if there is none.
     """
-    readers = {".glb": _from_glb, ".png": _from_png, ".safetensors": _from_safetensors, ".json": _from_json}
+    readers = {
+        ".glb": _from_glb,
+        ".json": _from_json,
+        ".mp4": _from_mp4,
+        ".obj": _from_lines,
+        ".ply": _from_lines,
+        ".png": _from_png,
+        ".safetensors": _from_safetensors,
+        ".webp": _from_webp,
+    }
     try:
         reader = readers[path.suffix.lower()]
     except KeyError:
@@ -72,6 +84,47 @@ def _from_png(path: Path) -> Any:
     with Image.open(path, formats=["PNG"]) as image:
         assert isinstance(image, PngImagePlugin.PngImageFile)
         return json.loads(image.text["raydiance"])
+
+
+def _from_webp(path: Path) -> Any:
+    from PIL import Image
+
+    with Image.open(path, formats=["WEBP"]) as image:
+        return json.loads(image.getexif()[EXIF_DESCRIPTION])
+
+
+def _from_lines(path: Path) -> Any:
+    """From the comment "raydiance {...}" among the first lines."""
+    with path.open("rb") as file:
+        head = file.read(MAX_COMMENT_BYTES).split(b"\n")[:MAX_COMMENT_LINES]
+    (line,) = [line for line in head if line.startswith((b"# raydiance ", b"comment raydiance "))]
+    return json.loads(line.partition(b"raydiance ")[2])
+
+
+def _from_mp4(path: Path) -> Any:
+    """From moov/udta/meta/ilst/(c)cmt/data, where players look for a comment."""
+    with path.open("rb") as file:
+        offset, size = 0, path.stat().st_size
+        for name in (b"moov", b"udta", b"meta", b"ilst", b"\xa9cmt", b"data"):
+            offset, size = _box(file, offset, size, name)
+            if name == b"meta":
+                offset, size = offset + 4, size - 4  # version and flags
+        file.seek(offset + 8)  # type and locale
+        return json.loads(_read_header(file.read, size - 8))
+
+
+def _box(file: BinaryIO, offset: int, size: int, name: bytes) -> tuple[int, int]:
+    """Offset and size of the contents of the box of this name among those in a range of the file."""
+    end = offset + size
+    while offset + 8 <= end:
+        file.seek(offset)
+        length, kind = struct.unpack(">I4s", file.read(8))
+        if kind == name:
+            return offset + 8, length - 8
+        if length < 8:
+            break
+        offset += length
+    raise ValueError(f"no box {name!r}")
 
 
 def _from_json(path: Path) -> Any:

@@ -97,7 +97,7 @@ class PixelUNetSpec(UNetSpec):
 class PixelLoop(LoopSpec):
     """How the denoiser of pixels is stepped."""
 
-    steps: int = 6000
+    steps: int = 8000
     batch_size: int = 128
     learning_rate: float = 2e-3
     decay: Decay = "linear"

@@ -38,7 +38,9 @@ def distribute(module: nn.Module, device: torch.device) -> nn.Module:
         return module
     if device.type == "cuda":
         module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
-    return DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
+    return DistributedDataParallel(
+        module, device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True
+    )
 
 
 def mean_over_workers(values: Mapping[str, Tensor]) -> dict[str, float]:

@@ -4,6 +4,7 @@ import hashlib
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -31,5 +32,6 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
+@lru_cache(maxsize=2)
 def _permutation(seed: int, count: int, epoch: int) -> Tensor:
     return torch.randperm(count, generator=sample_generator(seed, -1, epoch))

@@ -17,7 +17,10 @@ ASINH_SCALE = 0.3
 
 @spec
 class Candidate:
-    """One point of the search space; `nfe` is the most it may spend (Heun spends an odd number of calls)."""
+    """One point of the search space; `nfe` is the most it may spend (Heun spends an odd number of calls).
+
+    learned: the numbers of this plan's table are a start only, from which others were fitted.
+    """
 
     solver: Solver
     nfe: int
@@ -26,10 +29,16 @@ class Candidate:
     eta: float
     sigma_min: float
     sigma_max: float
+    learned: bool = False
 
     @property
     def is_stochastic(self) -> bool:
         return self.eta > 0
+
+    @property
+    def is_learnable(self) -> bool:
+        """Whether its rows are steps over past predictions alone, which is what can be fitted."""
+        return self.solver in ("ddim", "ipndm", "deis", "deis_asinh") and not self.is_stochastic
 
     @property
     def identity(self) -> str:
@@ -38,7 +47,7 @@ class Candidate:
 
 
 def build(candidate: Candidate) -> SamplingPlan:
-    """The plan of a candidate."""
+    """The plan of a candidate; of one that is learned, the plan it started from."""
     schedule = schedules.edm(candidate.sigma_min, candidate.sigma_max)
     steps = (candidate.nfe + 1) // 2 if candidate.solver == "heun" else candidate.nfe
     match candidate.grid:

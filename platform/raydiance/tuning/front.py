@@ -6,12 +6,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from raydiance.config.platform import TuneSpec
-from raydiance.diffusion.plans import SamplingPlan
 from raydiance.errors import ConfigError
-from raydiance.tuning.candidates import build
 from raydiance.tuning.search import Result, is_better, winners
 
-__all__ = ["chosen", "draw_front", "front", "row"]
+__all__ = ["chosen", "draw_front", "front", "learned", "row"]
 
 
 def front(tune: TuneSpec, results: Sequence[Result]) -> list[Result]:
@@ -39,15 +37,25 @@ def chosen(tune: TuneSpec, found: Sequence[Result]) -> dict[str, Result]:
     return {name: results[-1] if results else found[0] for name, results in within.items()}
 
 
+def learned(found: Sequence[Result]) -> dict[str, Result]:
+    """The best of the learned plans at each number of calls: learned-5, learned-8, ..."""
+    fitted = [result for result in found if result.learned is not None and result.score.error is not None]
+    fitted.sort(key=lambda result: (nfe(result), result.score.error))
+    best: dict[str, Result] = {}
+    for result in fitted:
+        best.setdefault(f"learned-{nfe(result)}", result)
+    return best
+
+
 def nfe(result: Result) -> int:
     """The calls that the plan really spends."""
-    return build(result.candidate).nfe
+    return result.plan.nfe
 
 
 def row(result: Result) -> dict[str, object]:
     """A line of the table."""
     candidate, score = result.candidate, result.score
-    plan: SamplingPlan = build(candidate)
+    plan = result.plan
     return {
         "plan": plan.name,
         "nfe": plan.nfe,
@@ -55,7 +63,7 @@ def row(result: Result) -> dict[str, object]:
         "frechet": score.frechet,
         "frechet_spread": score.frechet_spread,
         "call_ms": score.call_ms,
-        "solver": candidate.solver,
+        "solver": _label(result),
         "grid": candidate.grid,
         "rho": candidate.rho,
         "eta": candidate.eta,
@@ -69,9 +77,9 @@ def draw_front(
     """Error and Frechet distance against network calls; the front as a line, the chosen plans by name."""
     figure = Figure(figsize=(10.0, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    solvers = sorted({result.candidate.solver for result in results})
+    solvers = sorted({_label(result) for result in results})
     for index, solver in enumerate(solvers):
-        own = [result for result in results if result.candidate.solver == solver]
+        own = [result for result in results if _label(result) == solver]
         paired = [result for result in own if result.score.error is not None]
         colour = f"C{index}"
         left.plot([nfe(r) for r in paired], [r.score.error for r in paired], "o", color=colour, label=solver)
@@ -97,6 +105,10 @@ def draw_front(
         axes.set_xticks([], minor=True)
         axes.legend(frameon=False)
     return figure
+
+
+def _label(result: Result) -> str:
+    return result.candidate.solver if result.learned is None else "learned"
 
 
 def _mark(axes: Axes, best: Sequence[Result], named: dict[str, Result]) -> None:

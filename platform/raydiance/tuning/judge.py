@@ -16,18 +16,17 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from raydiance.diffusion import Preconditioning, preconditioning, sampling
+from raydiance.diffusion import NoisePredictor, Preconditioning, preconditioning, sampling
 from raydiance.diffusion.plans import SamplingPlan
 from raydiance.generation import noise_generator
 from raydiance.generation.assemble import read_latents
-from raydiance.metrics import frechet_distance
+from raydiance.metrics import frechet_distance, frechet_spread
 from raydiance.models import UNet, read_unet
 from raydiance.storage import ArtifactRef, Store
 
 __all__ = ["Features", "Judge", "Score", "load_judge"]
 
 FIRST_SEED = 1_000_000  # noises that no one looks at: samples people ask for have small seeds
-BOOTSTRAPS = 40
 
 
 @dataclass(frozen=True)
@@ -87,16 +86,23 @@ class Judge:
     def draw(self, plan: SamplingPlan, rows: range | None = None) -> Tensor:
         """The plan's samples [N, ...] on the judge's noises; noise i is the same for every plan."""
         rows = rows or range(self.num_samples)
-        predictor, classes = self.preconditioning.noise_predictor, self.network.spec.num_classes
         samples = []
         for start in range(rows.start, rows.stop, self.batch_size):
             chosen = range(start, min(start + self.batch_size, rows.stop))
             generators = [noise_generator(FIRST_SEED + row) for row in chosen]
-            noise = torch.stack([torch.randn(self.shape, generator=each) for each in generators])
-            labels = torch.tensor([row % classes for row in chosen]) if classes else None
-            x = plan.start(noise)
-            samples.append(sampling.sample(predictor(self.network, labels), plan, x, generator=generators))
+            x = plan.start(_noise(self.shape, generators))
+            samples.append(sampling.sample(self.predictor(chosen), plan, x, generator=generators))
         return torch.cat(samples)
+
+    def noise(self, rows: range) -> Tensor:
+        """The noises of these rows, [n, ...]."""
+        return _noise(self.shape, [noise_generator(FIRST_SEED + row) for row in rows])
+
+    def predictor(self, rows: range) -> NoisePredictor:
+        """The denoiser, asked about these rows at once; their classes take turns, if it knows classes."""
+        classes = self.network.spec.num_classes
+        labels = torch.tensor([row % classes for row in rows]) if classes else None
+        return self.preconditioning.noise_predictor(self.network, labels)
 
     def score(self, plan: SamplingPlan) -> Score:
         """Sample with the plan and judge what comes out."""
@@ -116,12 +122,7 @@ class Judge:
     def frechet(self, samples: Tensor) -> tuple[float, float]:
         """The Frechet distance to the training latents and its standard error over resampled samples."""
         features = self.features(samples)
-        draws = []
-        for index in range(BOOTSTRAPS):
-            generator = torch.Generator().manual_seed(index)
-            chosen = torch.randint(len(features), (len(features),), generator=generator)
-            draws.append(frechet_distance(features[chosen], self.reference))
-        return frechet_distance(features, self.reference), float(torch.tensor(draws).std())
+        return frechet_distance(features, self.reference), frechet_spread(features, self.reference)
 
 
 @lru_cache(maxsize=1)
@@ -151,6 +152,10 @@ def load_judge(
         reference=features(normalised),
         teacher=_read_samples(store, teacher) if teacher else None,
     )
+
+
+def _noise(shape: tuple[int, ...], generators: Sequence[torch.Generator]) -> Tensor:
+    return torch.stack([torch.randn(shape, generator=each) for each in generators])
 
 
 def _read_samples(store: Store, parts: Sequence[ArtifactRef]) -> Tensor:

@@ -13,13 +13,14 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from raydiance.config.platform import TuneSpec
+from raydiance.diffusion.plans import SamplingPlan, from_json
 from raydiance.errors import ClusterError
 from raydiance.spec import canonical_json
 from raydiance.storage import ArtifactRef
-from raydiance.tuning.candidates import Candidate, candidates
+from raydiance.tuning.candidates import Candidate, build, candidates
 from raydiance.tuning.judge import Score
 
-__all__ = ["Result", "StagedSearch", "is_better", "scaled", "screened", "winners"]
+__all__ = ["Result", "StagedSearch", "is_better", "scaled", "screened", "taught", "winners"]
 
 SPREADS = 2.0  # standard errors that make a difference in Frechet distance
 SCREENED = 0.5  # the share of trials that screen
@@ -27,10 +28,15 @@ SCREENED = 0.5  # the share of trials that screen
 
 @dataclass(frozen=True)
 class Result:
-    """A candidate and its score."""
+    """A candidate and its score; `learned` holds the plan of one that was learned, as JSON."""
 
     candidate: Candidate
     score: Score
+    learned: str | None = None
+
+    @property
+    def plan(self) -> SamplingPlan:
+        return build(self.candidate) if self.learned is None else from_json(self.learned)
 
 
 def screened(tune: TuneSpec, seed: int) -> list[Candidate]:
@@ -50,6 +56,21 @@ def scaled(tune: TuneSpec, seed: int, results: Sequence[Result]) -> list[Candida
     ]
     wanted += candidates(tune, tune.levels[0], seed)[len(results) :]
     return wanted[: max(0, tune.num_trials - len(results))]
+
+
+def taught(tune: TuneSpec, results: Sequence[Result]) -> list[Candidate]:
+    """The trials that learn: at each number of calls asked for, from the best that can be fitted, one a grid."""
+    paired = [each for each in results if each.candidate.is_learnable and not each.candidate.learned]
+    found = []
+    for nfe in tune.learn:
+        near = min((abs(each.candidate.nfe - nfe) for each in paired), default=0)
+        starts: dict[tuple[object, ...], Candidate] = {}
+        for each in winners(tune, [each for each in paired if abs(each.candidate.nfe - nfe) == near]):
+            candidate = each.candidate
+            grid = (candidate.grid, candidate.rho, candidate.sigma_max)
+            starts.setdefault(grid, replace(candidate, nfe=nfe, learned=True))
+        found += list(starts.values())[: tune.learn_starts]
+    return found
 
 
 def winners(tune: TuneSpec, results: Sequence[Result]) -> list[Result]:
@@ -95,7 +116,7 @@ class StagedSearch(Searcher):
         self._starts, self._parts = [start for start, _ in parts], dict(teacher)
         self._on_result = on_result
         self._running: dict[str, dict[str, Any]] = {}
-        self._stages = iter((self._screening, self._scaling))
+        self._stages = iter((self._screening, self._scaling, self._learning))
         self._pending: list[dict[str, Any]] = [
             {"start": start, "stop": stop} for start, stop in parts if start not in teacher
         ]
@@ -152,7 +173,7 @@ class StagedSearch(Searcher):
         elif "part" in result:
             self._parts[config["start"]] = ArtifactRef(**json.loads(result["part"]))
         else:
-            found = Result(config["candidate"], Score(**json.loads(result["score"])))
+            found = Result(config["candidate"], Score(**json.loads(result["score"])), result.get("learned"))
             self._known[found.candidate.identity] = found
             self._on_result(found)
 
@@ -169,3 +190,6 @@ class StagedSearch(Searcher):
     def _scaling(self) -> list[Candidate]:
         first = screened(self._tune, self._seed)
         return scaled(self._tune, self._seed, [self._known[each.identity] for each in first])
+
+    def _learning(self) -> list[Candidate]:
+        return taught(self._tune, self.results)

@@ -18,12 +18,14 @@ from safetensors.torch import save_file
 
 from raydiance.cluster import session
 from raydiance.config.platform import ClusterSpec, TuneSpec
+from raydiance.diffusion import learning
+from raydiance.diffusion.plans import SamplingPlan
 from raydiance.errors import ClusterError
 from raydiance.spec import canonical_json, to_plain
 from raydiance.storage import ArtifactRef, Store, write_json
 from raydiance.tracking import Outcome, Run
 from raydiance.tuning.candidates import Candidate, build, teacher_plan
-from raydiance.tuning.front import chosen, draw_front, front, row
+from raydiance.tuning.front import chosen, draw_front, front, learned, row
 from raydiance.tuning.judge import Judge, Score, load_judge
 from raydiance.tuning.search import Result, StagedSearch
 
@@ -61,8 +63,9 @@ class Task:
 def tune(spec: TuneSpec, run: Run) -> Outcome:
     """Search for plans of the input of kind "denoiser", on data like that of kind "latents": kind "plans".
 
-    plans/draft.json, standard.json and best.json; front.json with every trial. Each finished trial is kept in
-    the store at once, so the job goes on where it was cut off. Raises ClusterError if a trial fails.
+    plans/draft.json, standard.json and best.json, learned-K.json for each K in `learn`; front.json with every
+    trial. Each finished trial is kept in the store at once, so the job goes on where it was cut off. Raises
+    ClusterError if a trial fails.
     """
     denoiser, latents = run.input_of("denoiser"), run.input_of("latents")
     run.tracker.log_params(to_plain(spec))
@@ -71,7 +74,7 @@ def tune(spec: TuneSpec, run: Run) -> Outcome:
     with session(ClusterSpec()):
         results, teacher = _search(task, run)
     best = front(spec, results)
-    named = chosen(spec, best)
+    named = chosen(spec, best) | learned(results)
     judge = task.judge(teacher)
     assert judge.teacher is not None, "the search draws the teacher's samples first"
     teacher_frechet, _ = judge.frechet(judge.teacher)
@@ -86,7 +89,7 @@ def tune(spec: TuneSpec, run: Run) -> Outcome:
         "plans", run.name, spec=spec, seeds={"seed": run.seed}, parents=[denoiser.ref, latents.ref]
     ) as draft:
         for name, result in named.items():
-            draft.path(f"plans/{name}.json").write_text(build(result.candidate).to_json(), encoding="ascii")
+            draft.path(f"plans/{name}.json").write_text(result.plan.to_json(), encoding="ascii")
         figure.savefig(draft.path("front.png"), dpi=120)
         write_json(
             draft.path("front.json"),
@@ -105,7 +108,7 @@ def _search(task: Task, run: Run) -> tuple[list[Result], tuple[ArtifactRef, ...]
     order.
     """
     known, teacher = _kept(task)
-    with run.progress.task("tune", total=task.tune.num_trials) as shown:
+    with run.progress.task("tune", total=task.tune.num_trials + _learners(task.tune)) as shown:
         for result in known.values():
             shown.update(1, **_numbers(result))
 
@@ -129,7 +132,10 @@ def _fit(task: Task, search: StagedSearch) -> None:
             trainable,
             tune_config=ray_tune.TuneConfig(
                 search_alg=search,
-                num_samples=spec.num_trials + len(_parts(spec)) + 1,  # one more, to hear that it has ended
+                num_samples=spec.num_trials
+                + _learners(spec)
+                + len(_parts(spec))
+                + 1,  # one more, to hear that it has ended
                 max_concurrent_trials=_concurrency(spec),
                 reuse_actors=True,
                 trial_dirname_creator=_trial_folder,
@@ -174,8 +180,25 @@ def _trial(config: dict[str, Any], *, task: Task) -> dict[str, Any]:
     if "candidate" not in asked:
         return {"part": canonical_json(_teach(task, asked["start"], asked["stop"]))}
     teacher = [ArtifactRef(**part) for part in asked["teacher"]]
-    score = task.judge(teacher).score(build(Candidate(**asked["candidate"])))
-    return {"score": canonical_json(asdict(score))}
+    judge, candidate = task.judge(teacher), Candidate(**asked["candidate"])
+    if candidate.learned:
+        plan = _learn(task.tune, judge, candidate)
+        return {"score": canonical_json(asdict(judge.score(plan))), "learned": plan.to_json()}
+    return {"score": canonical_json(asdict(judge.score(build(candidate))))}
+
+
+def _learn(spec: TuneSpec, judge: Judge, candidate: Candidate) -> SamplingPlan:
+    """Fit a plan to the teacher's samples on noises that nothing is judged on."""
+    rows = range(spec.num_samples, spec.num_samples + spec.learn_samples)
+    target = judge.draw(teacher_plan(spec), rows)
+    fit = learning.distil(
+        judge.predictor(rows),
+        build(candidate),
+        judge.noise(rows),
+        target,
+        num_iterations=spec.learn_iterations,
+    )
+    return fit.plan
 
 
 def _teach(task: Task, start: int, stop: int) -> ArtifactRef:
@@ -190,6 +213,11 @@ def _parts(spec: TuneSpec) -> list[tuple[int, int]]:
     """The teacher's samples in pieces of one batch: (start, stop)."""
     size = spec.batch_size
     return [(start, min(start + size, spec.num_samples)) for start in range(0, spec.num_samples, size)]
+
+
+def _learners(spec: TuneSpec) -> int:
+    """The most trials that learn."""
+    return len(spec.learn) * spec.learn_starts
 
 
 def _concurrency(spec: TuneSpec) -> int:
@@ -211,8 +239,9 @@ def _record(task: Task, run: Run, result: Result) -> None:
     """Keep a finished trial in the store and tell the tracker of it."""
     candidate, score = result.candidate, result.score
     with task.store.create(task.kept, f"trial-{candidate.identity}") as draft:
-        write_json(draft.path("trial.json"), {"candidate": to_plain(candidate), "score": asdict(score)})
-    plan = build(candidate)
+        told = {"candidate": to_plain(candidate), "score": asdict(score), "learned": result.learned}
+        write_json(draft.path("trial.json"), told)
+    plan = result.plan
     with run.tracker.child(plan.name, {"kind": "trial"}) as child:
         child.log_params({**to_plain(candidate), "plan": plan.name, "calls": plan.nfe})
         child.log_metrics(_numbers(result))
@@ -227,7 +256,7 @@ def _kept(task: Task) -> tuple[dict[str, Result], dict[int, ArtifactRef]]:
         artifact = task.store.get(ref)
         if "trial.json" in artifact.files:
             plain = artifact.read_json("trial.json")
-            result = Result(Candidate(**plain["candidate"]), Score(**plain["score"]))
+            result = Result(Candidate(**plain["candidate"]), Score(**plain["score"]), plain["learned"])
             known[result.candidate.identity] = result
         else:
             teacher[int(artifact.manifest.meta["start"])] = ref
@@ -236,5 +265,5 @@ def _kept(task: Task) -> tuple[dict[str, Result], dict[int, ArtifactRef]]:
 
 def _numbers(result: Result) -> dict[str, float]:
     score = result.score
-    numbers = {"nfe": float(build(result.candidate).nfe), "frechet": score.frechet, "call_ms": score.call_ms}
+    numbers = {"nfe": float(result.plan.nfe), "frechet": score.frechet, "call_ms": score.call_ms}
     return numbers if score.error is None else {**numbers, "error": score.error}

@@ -1,0 +1,82 @@
+"""Both clients against an endpoint that listens on loopback."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+from tests.serving.conftest import SPEC
+
+from raydiance.errors import RequestError
+from raydiance.generation import load_bundle, sample_glb
+from raydiance.serving import AsyncClient, Client, ProblemError, Sample
+from raydiance.serving.local import running_here
+from raydiance.serving.messages import Step
+from raydiance.storage import Artifact, Store
+
+
+@pytest.fixture(scope="module")
+def url(store: Store, artifact: Artifact) -> Iterator[str]:
+    with running_here(SPEC, store, artifact.ref) as url:
+        yield url
+
+
+def test_one_sees_each_step_and_gets_the_sample(url: str, artifact: Artifact) -> None:
+    with Client(url) as client:
+        *steps, sample = client.watch(7, plan="ddim-20", category="class1")
+        assert isinstance(sample, Sample) and all(isinstance(step, Step) for step in steps)
+        assert sample.content == sample_glb(load_bundle(artifact), 7, "ddim-20", category="class1")
+        assert any(isinstance(step, Step) and step.preview.startswith(b"RIFF") for step in steps)
+        (name,) = sample.ids
+        assert client.draw(name).content == sample.content
+        assert client.lineage(name)["chain"][0]["kind"] == "bundle"
+
+
+def test_the_same_without_threads(url: str) -> None:
+    async def work() -> tuple[list[Step | Sample], list[Sample]]:
+        async with AsyncClient(url) as client:
+            watched = [event async for event in client.watch(3, plan="fast")]
+            several = await asyncio.gather(*(client.sample(seed, plan="fast") for seed in (3, 4)))
+            with pytest.raises(ProblemError, match="there is"):
+                await client.sample(3, plan="nope")
+            with pytest.raises(ProblemError, match="there is"):
+                [event async for event in client.watch(3, plan="nope")]
+            assert (await client.lineage(several[0].ids[0]))["missing"] == []
+            return watched, list(several)
+
+    watched, several = asyncio.run(work())
+    last = watched[-1]
+    assert isinstance(last, Sample) and last.content == several[0].content != several[1].content
+
+
+def test_a_busy_endpoint_is_asked_again_until_all_have_their_samples(url: str, artifact: Artifact) -> None:
+    async def crowd() -> list[Sample]:
+        async with AsyncClient(url, retries=30) as client:
+            return list(await asyncio.gather(*(client.sample(seed, plan="ddim-20") for seed in range(24))))
+
+    bundle = load_bundle(artifact)
+    for sample in asyncio.run(crowd()):
+        assert sample.content == sample_glb(bundle, sample.seeds[0], "ddim-20")
+
+
+def test_a_connection_that_breaks_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raydiance.serving.client.FIRST_PAUSE_S", 0.01)
+    answer = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 13\r\n\r\n{"models":[]}'
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def break_then_answer() -> None:
+            for reply in (b"", b"HTTP/1.1 200", answer):
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(reply)
+
+        thread = threading.Thread(target=break_then_answer)
+        thread.start()
+        with Client(f"http://127.0.0.1:{server.getsockname()[1]}") as client:
+            assert client.models() == []
+        thread.join()
+        deaf = Client(f"http://127.0.0.1:{server.getsockname()[1]}", retries=0, timeout_s=0.2)
+        with deaf as client, pytest.raises(RequestError, match="is the endpoint running"):
+            client.models()
