@@ -24,6 +24,13 @@ BACKENDS = ("torch", "numba", *(["triton"] if HAS_TRITON else []))
 BACKGROUND = (0.1, 0.5, 0.9)
 
 
+@pytest.fixture(autouse=True)
+def large_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What interprets the kernels takes as long for a large block as for a small one."""
+    if HAS_TRITON and GPU.type == "cpu":
+        monkeypatch.setattr(triton_backend, "BLOCK", 1024)
+
+
 def render(field: VoxelField, rays: Rays, *, backend: Any = "auto", **options: Any) -> Rendering:
     """Render where the backend can; the result comes back to the CPU."""
     device = GPU if backend == "triton" else field.grid.device
