@@ -1,5 +1,6 @@
 """One suite for all backends: the torch backend in float64 is the reference."""
 
+import importlib.util
 import math
 from typing import Any
 
@@ -7,10 +8,35 @@ import pytest
 import torch
 
 from raydiance.errors import DataError
-from raydiance.fields import Rays, Rendering, VoxelField, render, render_views, spiral_cameras, torch_backend
+from raydiance.fields import (
+    Rays,
+    Rendering,
+    VoxelField,
+    rendering,
+    spiral_cameras,
+    torch_backend,
+    triton_backend,
+)
 
-BACKENDS = ("torch", "numba")
+GPU = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # TRITON_INTERPRET=1: triton on the CPU
+HAS_TRITON = triton_backend.why_not(GPU, torch.float32) is None
+BACKENDS = ("torch", "numba", *(["triton"] if HAS_TRITON else []))
 BACKGROUND = (0.1, 0.5, 0.9)
+
+
+@pytest.fixture(autouse=True)
+def large_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What interprets the kernels takes as long for a large block as for a small one."""
+    if HAS_TRITON and GPU.type == "cpu":
+        monkeypatch.setattr(triton_backend, "BLOCK", 1024)
+
+
+def render(field: VoxelField, rays: Rays, *, backend: Any = "auto", **options: Any) -> Rendering:
+    """Render where the backend can; the result comes back to the CPU."""
+    device = GPU if backend == "triton" else field.grid.device
+    result = rendering.render(field.to(device), rays.to(device), backend=backend, **options)
+    parts = (result.colour, result.opacity, result.depth, result.normals)
+    return Rendering(*(None if part is None else part.cpu() for part in parts))
 
 
 def scene(num_objects: int = 3, num_rays: int = 200, degree: int = 0) -> tuple[torch.Tensor, Rays]:
@@ -236,9 +262,9 @@ def test_shared_rays_are_rays_of_each_object() -> None:
 def test_views_come_as_images() -> None:
     grid, _ = scene()
     cameras = spiral_cameras(5, size=6, radius=2.2, fov_degrees=50.0)
-    images = render_views(VoxelField(grid), cameras, [4, 1], background=BACKGROUND)
+    images = rendering.render_views(VoxelField(grid), cameras, [4, 1], background=BACKGROUND)
     assert images.colour.shape == (3, 2, 6, 6, 3) and images.depth.shape == (3, 2, 6, 6)
-    one = render_views(VoxelField(grid[1:2]), cameras, 1, background=BACKGROUND)
+    one = rendering.render_views(VoxelField(grid[1:2]), cameras, 1, background=BACKGROUND)
     assert one.colour.shape == (1, 1, 6, 6, 3)
     assert torch.equal(one.colour[0, 0], images.colour[1, 1])
 
@@ -265,6 +291,36 @@ def test_a_nan_reaches_the_loss_in_training(backend: str) -> None:
     grid[:, 2:5, 2:5, 2:5, 0] = math.nan
     result, _ = both(backend, grid, rays, skip_empty=True)
     assert bool(result.colour.isnan().any())
+
+
+@pytest.mark.skipif(HAS_TRITON, reason="triton can be used here, which the whole suite then does")
+def test_triton_is_refused_by_name_where_it_cannot_be() -> None:
+    grid, rays = scene()
+    with pytest.raises(ValueError, match=r"triton backend cannot be used: .*(not installed|CUDA)"):
+        render(VoxelField(grid), rays, backend="triton")
+
+
+def test_triton_says_what_it_needs() -> None:
+    if importlib.util.find_spec("triton") is None:
+        assert "not installed" in str(triton_backend.why_not(torch.device("cuda"), torch.float32))
+    else:
+        assert "float64" in str(triton_backend.why_not(torch.device("cuda"), torch.float64))
+
+
+@pytest.mark.skipif(not HAS_TRITON, reason="needs triton on a CUDA device, or TRITON_INTERPRET=1")
+def test_triton_skips_empty_cells_and_takes_half_precision() -> None:
+    grid, rays = scene(num_rays=50)
+    grid[:, 3:, :, 4:, 0] = 0
+    dense, _ = both("triton", grid, rays, num_samples=17)
+    leaf = grid.half().requires_grad_()
+    skipped = render(
+        VoxelField(grid), rays, backend="triton", num_samples=17, skip_empty=True, background=BACKGROUND
+    )
+    half = render(VoxelField(leaf), rays, backend="triton", num_samples=17, background=BACKGROUND)
+    half.colour.sum().backward()
+    assert torch.equal(dense.colour, skipped.colour) and leaf.grad is not None
+    assert half.colour.dtype == torch.float32 and leaf.grad.dtype == torch.float16
+    torch.testing.assert_close(half.colour, dense.colour, atol=5e-3, rtol=0)
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -124,7 +124,9 @@ def test_a_capture_becomes_field_mesh_and_film(
     tmp_path: Path, opaque: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec = CaptureFit(
-        capture=CaptureSpec(source=str(write_capture(tmp_path / "scene", opaque=opaque)), held_out_every=6),
+        capture=CaptureSpec(
+            source=str(write_capture(tmp_path / "scene", opaque=opaque)), held_out_every=6, extent=1.0
+        ),
         field=FieldFit(resolution=24, levels=2, steps=300, rays=1500, tight=not opaque),
         components="largest",
         max_faces=800,

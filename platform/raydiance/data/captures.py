@@ -31,7 +31,7 @@ class CaptureSpec:
     images: str | None = None
     max_side: Annotated[int, Ge(16)] = 256
     camera_distance: Annotated[float, Gt(0)] = 2.5
-    extent: Annotated[float, Gt(0)] = 1.0
+    extent: Annotated[float, Gt(0)] = 0.7  # cameras should stay outside
     held_out_every: Annotated[int, Ge(0)] = 8
     background: Literal["auto", "transparent", "learned"] = "auto"
 

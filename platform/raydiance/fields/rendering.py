@@ -23,7 +23,7 @@ from raydiance.fields.voxels import VoxelField, normal_field, soft_unit
 
 __all__ = ["Backend", "Rendering", "render", "render_views"]
 
-Backend = Literal["auto", "torch", "numba"]
+Backend = Literal["auto", "torch", "numba", "triton"]
 Background = float | tuple[float, float, float] | Tensor
 
 
@@ -145,6 +145,12 @@ def _marcher(backend: Backend, grid: Tensor, skip_empty: bool) -> Callable[..., 
     fits = grid.device.type == "cpu" and grid.dtype == torch.float32
     if backend == "torch" or (backend == "auto" and not fits):
         return torch_backend.march
+    if backend == "triton":
+        from raydiance.fields import triton_backend
+
+        if reason := triton_backend.why_not(grid.device, grid.dtype):
+            raise ValueError(f"the triton backend cannot be used: {reason}; use backend='auto'")
+        return partial(triton_backend.march, skip_empty=skip_empty)
     if not fits:
         raise ValueError(
             f"the numba backend takes float32 grids on the CPU, got {grid.dtype} on {grid.device}: "

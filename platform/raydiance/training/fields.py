@@ -53,10 +53,10 @@ class CaptureFit:
     """
 
     capture: CaptureSpec = CaptureSpec()
-    field: FieldFit = FieldFit(tight=True)
+    field: FieldFit = FieldFit(tight=True, sparsity=0.03, total_variation=3e-3)
     iso: Annotated[float, Gt(0)] | None = None
     components: Literal["all", "largest"] = "all"
-    max_faces: Annotated[int, Ge(16)] = 50_000
+    max_faces: Annotated[int, Ge(16)] = 20_000
     texture_size: Annotated[int, Ge(16)] = 1024
     frames: Annotated[int, Ge(1)] = 72
     frame_size: Annotated[int, Ge(16)] = 320
