@@ -264,6 +264,17 @@ def rollback(name: Annotated[str, typer.Argument(help="The model in the registry
 
 
 @app.command()
+def gc(
+    older_than_h: Annotated[float, typer.Option(help="Hours; more than any writer needs.")] = 24.0,
+    delete: Annotated[bool, typer.Option("--delete", help="Remove it; else it is only shown.")] = False,
+) -> None:
+    """What killed writers left behind in the store: never an artifact."""
+    from raydiance.cli.record import collect_garbage
+
+    collect_garbage(older_than_h, delete)
+
+
+@app.command()
 def doctor() -> None:
     """Look whether everything works here: versions, cores, GPU, Ray, MLflow, S3, DVC."""
     from raydiance.cli.doctor import examine

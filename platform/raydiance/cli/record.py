@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["COST_BY", "print_cost", "print_stages"]
+__all__ = ["COST_BY", "collect_garbage", "print_cost", "print_stages"]
 
 COST_BY = ("experiment", "stage", "size", "run")
 
@@ -55,6 +55,20 @@ def print_cost(by: str, experiment: str | None) -> None:
         for name, (count, bad, wall, cpu, gpu) in sorted(sums.items(), key=lambda item: -item[1][3])
     ]
     print_table((by, "runs", "failed", "time", "CPU seconds", "GPU seconds"), rows)
+
+
+def collect_garbage(older_than_h: float, delete: bool) -> None:
+    """Show, and remove where asked to, what belongs to no artifact and has not changed for so long."""
+    from raydiance.storage import Store
+
+    store = Store.open()
+    found = store.garbage(older_than_h * 3600)
+    for each in found:
+        print(f"{each.size / 1e6:10.2f} MB  {each.where}")
+    if delete:
+        store.collect(found)
+    done = "removed" if delete else "could be removed with --delete"
+    print(f"{store.url}: {len(found)} leftovers, {sum(each.size for each in found) / 1e6:.2f} MB {done}")
 
 
 def _pages(url: str | None, run_ids: Sequence[str | None]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from typing import Any
 import ray
 from ray import serve as ray_serve
 from ray.exceptions import RayActorError, RayError
+from ray.serve import Application
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
@@ -31,7 +32,7 @@ from raydiance.serving.sampler import Sampler
 from raydiance.serving.schema import Format, Link, SampleRequest
 from raydiance.storage import ArtifactRef, Store
 
-__all__ = ["Endpoint", "Resolve", "find_bundle", "running", "serve"]
+__all__ = ["Endpoint", "Resolve", "bind", "find_bundle", "running", "serve"]
 
 APPLICATION = "raydiance"
 ATTEMPTS = (
@@ -39,6 +40,7 @@ ATTEMPTS = (
 )
 PROXY_GRACE_S = 5.0  # the gateway answers a timeout before Serve's proxy would cut the connection
 GATEWAY_REQUESTS = 1000
+QUIET = {"log_level": "WARNING", "enable_access_log": False}
 CONSTRUCTIONS = 2  # a bundle that does not load twice will not load
 
 Resolve = Callable[[str, str], ArtifactRef]
@@ -244,10 +246,9 @@ def serve(
         echo("shutting down")
 
 
-def _deploy(spec: ServeSpec, store: Store, ref: ArtifactRef, keys: Sequence[ApiKey]) -> None:
+def bind(spec: ServeSpec, store: Store, ref: ArtifactRef, keys: Sequence[ApiKey]) -> Application:
+    """The gateway in front of its replicas, as Ray Serve runs it."""
     capacity = spec.slots + spec.queue
-    quiet = {"log_level": "WARNING", "enable_access_log": False}
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     replicas = ray_serve.deployment(
         name="replica",
         num_replicas=spec.replicas,
@@ -256,7 +257,7 @@ def _deploy(spec: ServeSpec, store: Store, ref: ArtifactRef, keys: Sequence[ApiK
         max_constructor_retry_count=CONSTRUCTIONS,
         graceful_shutdown_timeout_s=spec.drain_timeout_s,
         health_check_period_s=5.0,
-        logging_config=quiet,
+        logging_config=QUIET,
         ray_actor_options={"num_cpus": spec.cpus_per_replica, "num_gpus": spec.gpus_per_replica},
     )(Replica)
     gateway = ray_serve.deployment(
@@ -264,9 +265,14 @@ def _deploy(spec: ServeSpec, store: Store, ref: ArtifactRef, keys: Sequence[ApiK
         max_ongoing_requests=GATEWAY_REQUESTS,
         max_queued_requests=GATEWAY_REQUESTS,
         graceful_shutdown_timeout_s=spec.drain_timeout_s,
-        logging_config=quiet,
+        logging_config=QUIET,
         ray_actor_options={"num_cpus": 0},
     )(ray_serve.ingress()(Gateway))
+    return gateway.bind(replicas.bind(store, ref, spec), spec, keys)
+
+
+def _deploy(spec: ServeSpec, store: Store, ref: ArtifactRef, keys: Sequence[ApiKey]) -> None:
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     environment = {
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "raydiance.serving.limits:proxy_middlewares",
         MAX_BODY_VARIABLE: str(spec.max_body_bytes),
@@ -283,10 +289,9 @@ def _deploy(spec: ServeSpec, store: Store, ref: ArtifactRef, keys: Sequence[ApiK
                 "request_timeout_s": spec.request_timeout_s + PROXY_GRACE_S,
             },
             controller_options={"runtime_env": {"env_vars": environment}},
-            logging_config=quiet,
+            logging_config=QUIET,
         )
-        application = gateway.bind(replicas.bind(store, ref, spec), spec, keys)
-        ray_serve.run(application, name=APPLICATION, route_prefix="/")
+        ray_serve.run(bind(spec, store, ref, keys), name=APPLICATION, route_prefix="/")
     except (RuntimeError, TimeoutError, RayError) as error:
         reason = [line for line in str(error).splitlines() if line.strip()][-1].strip()
         raise ClusterError(f"the endpoint with {ref.key} did not start: {reason}") from error

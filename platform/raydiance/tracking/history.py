@@ -5,12 +5,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from raydiance.tracking.mlflow import connect, errors
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 __all__ = ["History", "PastRun", "open_history"]
 
@@ -43,7 +40,7 @@ def open_history(url: str | None = None) -> "History":
 class History:
     """Finds runs of stages; made by `open_history`."""
 
-    def __init__(self, client: "MlflowClient", url: str) -> None:
+    def __init__(self, client: Any, url: str) -> None:
         self._client, self.url = client, url
 
     def runs(
