@@ -15,7 +15,7 @@ import torch
 from annotated_types import Ge, Gt, Interval, MinLen
 from torch import Tensor
 
-from raydiance.diffusion import guidance, plans, preconditioning, reference, sampling
+from raydiance.diffusion import guidance, plans, preconditioning, reference, sampling, schedules
 from raydiance.diffusion.plans import SamplingPlan
 from raydiance.diffusion.preconditioning import Epsilon, NoisePredictor
 from raydiance.diffusion.schedules import DiscreteSchedule
@@ -33,7 +33,7 @@ __all__ = ["METHODS", "SIGMA_HAT", "SamplerTableSpec", "sampler_table"]
 SIGMA_HAT = "sigma-hat"
 PF = "PF"
 
-# name: solver, its options, and the grid that its authors run it on
+# name: solver, its options, and the grid that its authors run it on; "leading" is that of DDIM and PNDM
 METHODS: dict[str, tuple[str, Mapping[str, Any], str]] = {
     "DDIM": ("ddim", {}, "leading"),
     "FON": ("fon", {}, "leading"),
@@ -46,6 +46,10 @@ METHODS: dict[str, tuple[str, Mapping[str, Any], str]] = {
     "UniPC-3": ("unipc", {"order": 3}, "log_snr"),
     "Heun": ("heun", {}, "karras"),
 }
+# Where the other grids start. DDIM's and PNDM's start below the noisiest step (at S = 10 at t = 900), and the last
+# steps before it are not to be sampled from: x_0 = x - sigma eps, and cosine's sigma of 20,000 makes a thousandth
+# of eps into 20.
+START = 20.0
 FIRST = ("DDIM", "F-PNDM", "DEIS-3", "iPNDM-4", "DPM++2M")  # what the claims are about
 SHORT, LONG = 100, 250  # steps; a cell of more than LONG costs as much as a row of others
 
@@ -164,6 +168,8 @@ def _cells(spec: SamplerTableSpec, inputs: Mapping[str, Artifact]) -> list[tuple
 
 def _cells_of(spec: SamplerTableSpec, schedule: DiscreteSchedule) -> Iterator[Cell]:
     name, most = schedule.name, schedule.num_train_steps
+    kept = int((schedule.sigma(torch.arange(most)) <= START).sum())
+    lower = schedules.from_alphas_cumprod(schedule.alphas_cumprod[:kept], name)
     for steps in (each for each in spec.eta_steps if each <= most):
         for eta in spec.etas:
             plan = plans.build("ddim", schedule, "leading", steps, eta=eta)
@@ -178,7 +184,7 @@ def _cells_of(spec: SamplerTableSpec, schedule: DiscreteSchedule) -> Iterator[Ce
         for steps in (each for each in spec.steps if each <= most):
             if method == "DDIM" and 0.0 in spec.etas and steps in spec.eta_steps:
                 continue  # it stands in the table of eta
-            plan = plans.build(solver, schedule, grid, steps, **options)
+            plan = plans.build(solver, schedule if grid == "leading" else lower, grid, steps, **options)
             yield Cell(name, method, steps, plan, eta=0.0 if method == "DDIM" else None)
 
 
@@ -266,10 +272,7 @@ def _draw(task: Task, predictor: NoisePredictor, shape: torch.Size) -> tuple[Ten
         generator = torch.Generator().manual_seed(task.seed * 1_000_003 + start)
         noise = torch.randn(count, *shape, generator=generator)
         if plan is None:
-            sigma_max = _sigma_max(task.store, task.denoiser)
-            x_0, nfe = reference.probability_flow(
-                predictor, noise * sigma_max, sigma_max, rtol=1e-4, atol=1e-4
-            )
+            x_0, nfe = reference.probability_flow(predictor, noise * START, START, rtol=1e-4, atol=1e-4)
         else:
             x_0, nfe = sampling.sample(predictor, plan, plan.start(noise), generator=generator), plan.nfe
         samples.append(x_0)
@@ -283,13 +286,6 @@ def _predictor(store: Store, denoiser: ArtifactRef) -> NoisePredictor:
     network: UNet = read_unet(trained.path("spec.json"), trained.path("weights.safetensors"))
     kind = preconditioning.from_plain(trained.read_json("spec.json"))
     return kind.noise_predictor(network.requires_grad_(False))
-
-
-@lru_cache(maxsize=2)
-def _sigma_max(store: Store, denoiser: ArtifactRef) -> float:
-    kind = preconditioning.from_plain(store.get(denoiser).read_json("spec.json"))
-    assert isinstance(kind, Epsilon), "cells are made for such alone"
-    return kind.schedule.sigma_max
 
 
 @lru_cache(maxsize=2)

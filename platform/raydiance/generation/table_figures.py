@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -61,7 +62,7 @@ def draw_curves(rows: Sequence[Row], floor: float) -> Figure:
     figure = Figure(figsize=(6.2 * len(schedules), 4.6), layout="constrained")
     for axes, schedule in zip(np.atleast_1d(figure.subplots(1, len(schedules), sharey=True)), schedules):
         own = [row for row in rows if row["schedule"] == schedule and not row["eta"] and row["frechet"]]
-        for name in _names(own, "method"):
+        for index, name in enumerate(_names(own, "method")):
             line = sorted((row for row in own if row["method"] == name), key=lambda row: row["nfe"])
             style = "*" if len(line) == 1 else "o-"
             axes.errorbar(
@@ -69,6 +70,7 @@ def draw_curves(rows: Sequence[Row], floor: float) -> Figure:
                 [row["frechet"] for row in line],
                 [row["spread"] for row in line],
                 fmt=style,
+                color=colormaps["tab20"](index % 20),
                 ms=8 if style == "*" else 3,
                 lw=1,
                 capsize=2,
@@ -106,7 +108,7 @@ def _heat_map(axes: Axes, rows: Sequence[Row], label: Callable[[Row], str]) -> N
             if row["frechet"] is not None:
                 values[names.index(label(row)), column] = row["frechet"]
     axes.imshow(np.log10(values), cmap="viridis_r", aspect="auto")
-    middle = np.nanmedian(np.log10(values))
+    middle = (np.nanmin(np.log10(values)) + np.nanmax(np.log10(values))) / 2  # above it the map is dark
     for (i, j), value in np.ndenumerate(values):
         text = "" if np.isnan(value) else f"{value:.2f}" if value < 100 else f"{value:.0f}"
         axes.text(
