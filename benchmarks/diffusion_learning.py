@@ -112,8 +112,8 @@ def compare(name: str, case: Case, nfe: int, quick: bool) -> dict[str, Any]:
         nfe,
         case.train,
         case.target,
-        num_starts=2,
-        num_iterations=15 if quick else 30 if name == "digits" else 60,
+        num_starts=2 if quick else 3,
+        num_iterations=15 if quick or name == "digits" else 60,
         robust=name != "smooth",
     )
     error = case.error_of(sample(case.predict_noise, fit.plan, fit.plan.start(case.test)), case.truth)

@@ -29,7 +29,19 @@ def raydiance(folder: Path, *arguments: str, **variables: str) -> subprocess.Com
 def test_help_names_every_verb_and_loads_no_framework(tmp_path: Path) -> None:
     shown = raydiance(tmp_path, "--help")
     assert shown.returncode == 0
-    verbs = ("run", "submit", "compose", "pipeline", "demo", "ui", "serve", "sample", "trace", "doctor")
+    verbs = (
+        "run",
+        "submit",
+        "jobs",
+        "compose",
+        "pipeline",
+        "demo",
+        "ui",
+        "serve",
+        "sample",
+        "trace",
+        "doctor",
+    )
     for verb in (*verbs, "--install-completion"):
         assert verb in shown.stdout
     code = "import sys, raydiance.cli; print(*sys.modules)"

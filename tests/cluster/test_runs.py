@@ -113,3 +113,36 @@ def test_what_is_wrong_is_one_line_and_an_exit_status(
     assert message in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert not (tmp_path / f"outputs/pipeline/furniture/{stage}.json").exists()
+
+
+def test_a_dry_run_refuses_what_can_never_be_placed(tmp_path: Path) -> None:
+    done = job(tmp_path, "ingest", "--dry-run", "cluster.num_workers=999")
+    assert done.returncode == 1
+    assert "999 x (1 CPU) can never be placed, there is room for" in done.stderr
+    assert (
+        job(tmp_path, "ingest", "--dry-run", "cluster.num_workers=999", "cluster.grows=true").returncode == 0
+    )
+
+
+def test_the_record_gives_cost_and_an_estimate(tmp_path: Path) -> None:
+    tracked = "tracking.kind=mlflow"
+    assert "none: no finished run" in job(tmp_path, "ingest", "--dry-run", tracked, kind="meshes").stdout
+    assert job(tmp_path, "ingest", tracked, kind="meshes").returncode == 0
+    planned = job(tmp_path, "ingest", "--dry-run", tracked, kind="meshes").stdout
+    assert "GPU-hours, as the last 1" in planned
+    assert "pipeline    render (missing), " in planned
+    for verb, expected in (
+        (["stages", "size=micro"], "ingest  done"),
+        (["cost", "--by", "stage"], "furniture ingest  1"),
+    ):
+        told = subprocess.run(
+            [sys.executable, "-m", "raydiance.cli", *verb],
+            check=True,
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT / "platform"), "RAYDIANCE_STORE": "store"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        ).stdout
+        assert expected in " ".join(told.split()), told
+    assert float(told.split()[-2]) > 0.0, "importing alone takes processor time"

@@ -9,12 +9,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from raydiance.diffusion import losses, mixtures, schedules
+from raydiance.diffusion import losses, mixtures, preconditioning, schedules
 from raydiance.diffusion.preconditioning import EDM, Clean, Epsilon, Flow, Preconditioning, Velocity, expand
 from raydiance.errors import ConfigError
 
 LINEAR = schedules.linear()
-KINDS: list[Preconditioning] = [EDM(0.5), Epsilon(LINEAR), Clean(LINEAR), Velocity(LINEAR), Flow()]
+KINDS: list[Preconditioning] = [
+    EDM(0.5),
+    Epsilon(LINEAR),
+    preconditioning.discrete_epsilon("linear"),
+    Clean(LINEAR),
+    Velocity(LINEAR),
+    Flow(),
+]
 EACH_KIND = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: type(kind).__name__)
 SIGMAS = torch.tensor([0.002, 0.05, 0.5, 3.0, 80.0, 150.0], dtype=torch.float64)
 
@@ -139,3 +146,19 @@ def test_what_is_undefined_is_refused() -> None:
         EDM(0.0)
     with pytest.raises(ConfigError, match="count >= 1"):
         losses.stratified(torch.rand(2), torch.arange(2), 0)
+
+
+def test_a_denoiser_is_what_its_file_says() -> None:
+    sigma = torch.tensor([0.02, 0.7, 30.0])
+    edm = preconditioning.from_plain({"sigma_data": 0.5, "classes": []})
+    assert edm == EDM(0.5)
+    discrete = preconditioning.from_plain({"schedule": "cosine", "num_train_steps": 500})
+    assert isinstance(discrete, Epsilon)
+    steps = schedules.cosine(500).time(sigma)
+    torch.testing.assert_close(discrete.scalars(sigma).c_noise, (2 * steps / 500).float())
+    for plain, message in (
+        ({}, "needs sigma_data, or schedule"),
+        ({"schedule": "cosin", "num_train_steps": 10}, "there is linear, quadratic, cosine"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            preconditioning.from_plain(plain)

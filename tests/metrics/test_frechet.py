@@ -10,6 +10,7 @@ import torch
 from raydiance.metrics import (
     FEATURES,
     frechet_distance,
+    frechet_spread,
     gaussian_frechet_distance,
     kernel_distance,
     view_features,
@@ -142,3 +143,13 @@ def test_the_distance_grows_with_every_degradation(degradation: str) -> None:
     ]
     assert scores == sorted(scores)
     assert scores[-1] > 1.5 * scores[0]
+
+
+def test_the_bootstrap_spread_is_that_of_fresh_draws() -> None:
+    """Its theorem: resampling one set varies the distance about as much as drawing the set anew."""
+    g = torch.Generator().manual_seed(0)
+    reference = torch.randn(4000, 4, generator=g, dtype=torch.float64)
+    sets = [0.5 + torch.randn(400, 4, generator=g, dtype=torch.float64) for _ in range(40)]
+    fresh = float(torch.tensor([frechet_distance(each, reference) for each in sets]).std())
+    spreads = torch.tensor([frechet_spread(each, reference) for each in sets[:8]])
+    assert 0.75 < float(spreads.mean()) / fresh < 1.3

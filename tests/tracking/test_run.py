@@ -3,8 +3,10 @@
 import os
 from pathlib import Path
 
+import pytest
 import torch
 
+from raydiance.errors import ConfigError
 from raydiance.storage import Store
 from raydiance.tracking import MemoryTracker, Outcome, ProcessMap, Run, Worker, local_run
 
@@ -40,6 +42,9 @@ def test_inputs_are_found_by_stage(tmp_path: Path) -> None:
         pass
     run = local_run(store, inputs={"ingest": draft.artifact})
     assert run.inputs["ingest"].ref == draft.artifact.ref
+    assert run.input_of("meshes") is run.inputs["ingest"]
+    with pytest.raises(ConfigError, match=r"one input of kind 'latents', got \['ingest'\]"):
+        run.input_of("latents")
 
 
 def process_id(item: int) -> tuple[int, int]:

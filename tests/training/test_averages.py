@@ -1,10 +1,16 @@
 """Averages over a share of the training: their profile, their width, and widths chosen afterwards."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from tests.training.toys import Toy, loop, worker
 from torch import nn
 
+from raydiance.errors import NonFiniteLossError
+from raydiance.storage import Store
+from raydiance.training import fit, read_snapshots
 from raydiance.training.averages import PowerAverages, Snapshot, combine, gamma_of, width_of
 
 STEPS = 400
@@ -85,3 +91,28 @@ def test_impossible_widths_are_refused(width: float) -> None:
 def test_without_snapshots_there_is_nothing_to_combine() -> None:
     with pytest.raises(ValueError, match="need snapshots"):
         combine([], 0.1)
+
+
+def test_a_run_keeps_its_averages_and_goes_on_with_them(tmp_path: Path) -> None:
+    store = Store.open(tmp_path)
+    widths = {"ema_widths": (0.05, 0.10), "checkpoint_every": 5}
+    whole = fit(Toy(), loop(**widths), worker=worker(store), run_name="whole", seed=1)
+    with pytest.raises(NonFiniteLossError):
+        fit(Toy(poison=12), loop(**widths), worker=worker(store), run_name="cut", seed=1)
+    resumed = fit(Toy(), loop(**widths), worker=worker(store), run_name="cut", seed=1)
+    kept = read_snapshots(store, "cut")
+    assert sorted(each.step for each in kept) == [5, 5, 10, 10, 15, 15, 20, 20]
+    made = combine(kept, 0.08)
+    for name, value in combine(read_snapshots(store, "whole"), 0.08).items():
+        assert torch.equal(made[name], value), name
+    assert whole.averages is not None and resumed.averages is not None
+    for one, other in zip(whole.averages.shadows, resumed.averages.shadows):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    # between the two that were kept, and apart from either
+    for k in range(2):
+        assert (made["0.weight"] - whole.averages.shadows[k]["0.weight"]).abs().max() > 1e-6
+
+
+def test_an_impossible_width_is_refused_in_the_settings() -> None:
+    with pytest.raises(ValueError, match="needs a width"):
+        loop(ema_widths=(0.4,))

@@ -4,11 +4,13 @@ from itertools import pairwise
 import pytest
 import torch
 from tests.training.toys import Toy, loop, losses, worker
+from torch import nn
 
 from raydiance.errors import NonFiniteLossError, TrainingError
 from raydiance.storage import Store
 from raydiance.training import Batch, Checkpoints, fit, start
 from raydiance.training.loop import learning_rate_factor
+from raydiance.training.randomness import seeded
 
 
 @pytest.fixture
@@ -28,13 +30,27 @@ def test_it_learns_and_reports(store):
     assert {"train/gradient_norm", "train/learning_rate"} <= set(w.tracker.metrics)
 
 
-def test_resume_is_bitwise_the_run_that_was_not_interrupted(store):
-    whole = fit(Toy(), loop(), worker=worker(store), run_name="whole", seed=1)
+class Turned(Toy):
+    """One whose weights do not lie in memory row by row, as those of 3D convolutions do not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with seeded(3):
+            self.model = nn.Sequential(
+                nn.Linear(1, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 1)
+            )
+        middle = self.model[2].weight
+        middle.data = middle.data.T.contiguous().T
+
+
+@pytest.mark.parametrize("kind", [Toy, Turned])
+def test_resume_is_bitwise_the_run_that_was_not_interrupted(store, kind):
+    whole = fit(kind(), loop(), worker=worker(store), run_name="whole", seed=1)
 
     class StopError(Exception):
         pass
 
-    class Cut(Toy):
+    class Cut(kind):
         def forward(self, batch):
             if batch.step == 17:
                 raise StopError
@@ -43,7 +59,7 @@ def test_resume_is_bitwise_the_run_that_was_not_interrupted(store):
     with pytest.raises(StopError):
         fit(Cut(), loop(), worker=worker(store), run_name="cut", seed=1)
     w = worker(store)
-    resumed = fit(Toy(), loop(), worker=w, run_name="cut", seed=1)
+    resumed = fit(kind(), loop(), worker=w, run_name="cut", seed=1)
     assert len(losses(w.tracker)) == 20 - 14  # from the checkpoint at step 14, not from the beginning
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name

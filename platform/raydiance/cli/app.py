@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from raydiance.cli.jobs import app as jobs
+from raydiance.cli.stack import register as register_stack
 from raydiance.errors import ConfigError, RaydianceError
 
 __all__ = ["main"]
@@ -19,6 +21,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(jobs, name="jobs")
+register_stack(app)
 # What follows the job's name belongs to the job: overrides and the job's own options.
 JOB_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
@@ -102,6 +106,30 @@ def pipeline(
 
 
 @app.command()
+def stages(
+    overrides: Overrides = None,
+    params: Annotated[Path, typer.Option(help="The pipeline's settings, if no others are given.")] = Path(
+        "params.yaml"
+    ),
+) -> None:
+    """How the stages stand: done, stale or missing, since when, what they took, what they made."""
+    from raydiance.cli.record import print_stages
+
+    print_stages(params, overrides or [])
+
+
+@app.command()
+def cost(
+    by: Annotated[str, typer.Option(help="experiment, stage, size or run.")] = "experiment",
+    experiment: Annotated[str | None, typer.Option(help="Only this one.")] = None,
+) -> None:
+    """What runs have cost in processor and GPU seconds, from MLflow's record."""
+    from raydiance.cli.record import print_cost
+
+    print_cost(by, experiment)
+
+
+@app.command()
 def demo(
     overrides: Overrides = None,
     out: Annotated[Path, typer.Option(help="The folder for the files made.")] = Path("outputs/demo"),
@@ -178,25 +206,72 @@ def sample(
 @app.command()
 def trace(
     file: Annotated[
-        str, typer.Argument(help="A GLB or PNG that left here, a pointer, or a key of the store.")
+        str,
+        typer.Argument(
+            help="A GLB or PNG that left here, a pointer, a key of the store, the id of a run, NAME@ALIAS of "
+            "a model, or the address of an endpoint."
+        ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Walk back from a file to the data, code and settings it was made from."""
-    from raydiance.cli.work import print_trace
+    """Walk back from a file, run, model or endpoint to the data, code and settings it was made from."""
+    from raydiance.cli.trace import print_trace
 
     print_trace(file, as_json)
 
 
 @app.command()
 def reproduce(
-    file: Annotated[Path, typer.Argument(help="A file that left here: GLB, PNG, MP4, PLY, ...")],
+    what: Annotated[
+        str, typer.Argument(help="A file that left here (GLB, PNG, ...), or an MLflow run's id.")
+    ],
+    overrides: Overrides = None,
+    tolerance: Annotated[
+        float, typer.Option(help="By how much a run's figures may differ, relative.")
+    ] = 1e-3,
+) -> None:
+    """Make the bytes of a file again (exit status: 0 the same, 1 not), or do a recorded run again.
+
+    A run is repeated from its commit, settings and inputs: same, within tolerance, or different.
+    """
+    if Path(what).is_file():
+        from raydiance.cli.endpoint import make_again
+
+        sys.exit(0 if make_again(Path(what), overrides or []) else 1)
+    from raydiance.cli.registry import reproduce_run
+
+    reproduce_run(what, tolerance)
+
+
+@app.command()
+def promote(
+    name: Annotated[str, typer.Argument(help="The model in the registry.")],
+    version: Annotated[str, typer.Argument(help="Its number, or an alias.")] = "candidate",
     overrides: Overrides = None,
 ) -> None:
-    """Make the bytes of a file again. Exit status: 0 the same, 1 not."""
-    from raydiance.cli.endpoint import make_again
+    """Make a version champion, if it passes the gate (publish.gate) and is no worse than the champion."""
+    from raydiance.cli.registry import promote_model
 
-    sys.exit(0 if make_again(file, overrides or []) else 1)
+    promote_model(name, version, overrides or [])
+
+
+@app.command()
+def rollback(name: Annotated[str, typer.Argument(help="The model in the registry.")]) -> None:
+    """Make the previous champion champion again."""
+    from raydiance.cli.registry import roll_back_model
+
+    roll_back_model(name)
+
+
+@app.command()
+def gc(
+    older_than_h: Annotated[float, typer.Option(help="Hours; more than any writer needs.")] = 24.0,
+    delete: Annotated[bool, typer.Option("--delete", help="Remove it; else it is only shown.")] = False,
+) -> None:
+    """What killed writers left behind in the store: never an artifact."""
+    from raydiance.cli.record import collect_garbage
+
+    collect_garbage(older_than_h, delete)
 
 
 @app.command()

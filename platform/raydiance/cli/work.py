@@ -1,6 +1,5 @@
 """Running, submitting, composing and repeating work."""
 
-import json
 import os
 import runpy
 import subprocess
@@ -9,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from raydiance.config.project import project_folder
-from raydiance.errors import ArtifactError, ClusterError, ConfigError
+from raydiance.errors import ClusterError, ConfigError
 
-__all__ = ["environment", "print_trace", "run_job", "run_pipeline", "run_ui", "submit_job"]
+__all__ = ["environment", "run_job", "run_pipeline", "run_ui", "submit_job"]
 
 
 def run_job(job: str, arguments: Sequence[str]) -> None:
@@ -25,7 +24,8 @@ def submit_job(
     job: str, arguments: Sequence[str], address: str, *, wait: bool = True, on_interrupt: str = "ask"
 ) -> int:
     """Submit jobs/JOB.py to the cluster at an http:// address: the job's exit status."""
-    from raydiance.cluster.jobs import OnInterrupt, submit
+    from raydiance.cluster.following import OnInterrupt
+    from raydiance.cluster.jobs import submit
     from raydiance.cluster.runs import parse
 
     _script(job)
@@ -73,26 +73,6 @@ def run_ui(port: int) -> None:
     print(f"MLflow at http://127.0.0.1:{port} (^C ends it)", file=sys.stderr)
     options = ["--backend-store-uri", url, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     os.execve(sys.executable, [sys.executable, "-m", "mlflow", "server", *options], environment())
-
-
-def print_trace(file: str, as_json: bool) -> None:
-    """Where a file, a stage's pointer or an artifact of the store came from, as a tree or as JSON."""
-    from raydiance.storage import Store
-    from raydiance.tracking import lineage
-
-    path, store = Path(file), Store.open()
-    stamp = lineage.read_stamp(path) if path.is_file() else None
-    node = lineage.trace(store, stamp.ref if stamp else store.get(file).ref)
-    if as_json:
-        print(json.dumps(lineage.to_json(node, stamp), indent=2))
-    elif sys.stdout.isatty():
-        from rich import print as rich_print
-
-        rich_print(lineage.to_tree(node, stamp, path))
-    else:
-        print(lineage.to_text(node, stamp, path), end="")
-    if gaps := lineage.missing(node):
-        raise ArtifactError(f"{file}: the chain is broken: {'; '.join(gaps)}")
 
 
 def environment() -> dict[str, str]:

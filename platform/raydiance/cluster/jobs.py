@@ -1,37 +1,40 @@
 """Submitting a job to a cluster through Ray Jobs, following it to its end, and fetching what it leaves."""
 
-import logging
+import json
 import os
 import shlex
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import TYPE_CHECKING, TextIO
 from urllib.parse import urlsplit
 
+from raydiance.cluster.following import Ending, OnInterrupt, first_line, follow, jobs_client
 from raydiance.cluster.package import PARAMS, package
 from raydiance.cluster.pointers import folder_of, read_record, resolve_input
+from raydiance.cluster.room import nodes_at, refuse_impossible
 from raydiance.cluster.runs import Command, inputs_given, parent_of, read_settings
-from raydiance.cluster.session import probe, settings
-from raydiance.config import Experiment, params_text, project_folder
+from raydiance.config import Experiment, RetrySpec, params_text, project_folder
 from raydiance.config.stages import inputs_of
 from raydiance.errors import ClusterError
 from raydiance.spec import digest
 from raydiance.storage import Store, code_version
 from raydiance.tracking.address import reach
+from raydiance.tracking.provenance import DVC_VARIABLE, JOB_VARIABLE, dvc_tags
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-__all__ = ["OnInterrupt", "Submission", "follow", "jobs_client", "prepare", "submit"]
+__all__ = ["Submission", "fetch_results", "pause_before_retry", "prepare", "submit"]
 
-OnInterrupt = Literal["ask", "stop", "leave"]
 POLL_S = 1.0
 READY_WAIT_S = 60.0
 STOP_WAIT_S = 60  # for the last checkpoint, when a job is asked to stop
+MAX_PAUSE_S = 300.0
 # Where things are is passed on; who we are (keys, tokens) is not: the cluster's own environment says that.
 PASSED_ON = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_REGION")
 
@@ -46,6 +49,7 @@ class Submission:
     arguments: tuple[str, ...]
     environment: Mapping[str, str]
     metadata: Mapping[str, str]
+    gpus: int = 0  # for the job's own process
 
 
 def submit(
@@ -58,25 +62,56 @@ def submit(
 ) -> int:
     """Submit a job, or attach to the same one, and follow it: its own exit status.
 
-    After success pointer, metrics and tables lie here as if it had run here. Raises ClusterError if the
-    address cannot be reached (within 10 s) or refuses.
+    A job that fails for a reason that passes is run again, as cluster.retry says. After success pointer,
+    metrics and tables lie here as if it had run here. Raises ClusterError if the address cannot be reached
+    (within 10 s) or refuses.
     """
     client = jobs_client(address)
     experiment = read_settings(command)
+    refuse_impossible(experiment.cluster, nodes_at(address))
     store = Store.open(experiment.store.url)
     with tempfile.TemporaryDirectory() as folder:
         submission = prepare(command, experiment, store, Path(folder))
         job_id = _begin(client, submission, address, stream)
-    if not wait:
-        print(f"{job_id} is under way; run the same command again to attach to it", file=stream)
-        return 0
-    status = follow(client, job_id, on_interrupt=on_interrupt, stream=stream)
-    if status == 0 and not read_record(store, submission.name, folder_of(experiment.name)):
+        if not wait:
+            print(f"{job_id} is under way; `raydiance jobs attach {job_id}` follows it", file=stream)
+            return 0
+        # Started over once is enough: the next attempt goes on from the checkpoints of this one.
+        again = replace(submission, arguments=tuple(a for a in submission.arguments if a != "--fresh"))
+        failures: list[Ending] = []
+        while True:
+            ending = follow(client, job_id, on_interrupt=on_interrupt, stream=stream)
+            pause_s = pause_before_retry(experiment.cluster.retry, [*failures, ending])
+            if pause_s is None:
+                break
+            failures.append(ending)
+            reason = "was lost" if ending.lost else f"ended with exit status {ending.status}"
+            print(f"{job_id} {reason}; it is run again in {pause_s:g} s", file=stream)
+            time.sleep(pause_s)
+            job_id = _begin(client, again, address, stream)
+    if ending.status == 0:
+        fetch_results(store, submission.name, experiment.name, job_id)
+    return ending.status
+
+
+def pause_before_retry(retry: RetrySpec, endings: list[Ending]) -> float | None:
+    """Seconds until the next attempt after these, the last of which has just ended; None: it is final."""
+    last = endings[-1]
+    same = [ending for ending in endings if ending.lost == last.lost]
+    if last.status == 0 or not (last.lost or last.status in retry.exit_codes):
+        return None
+    if len(same) > (retry.node_losses if last.lost else retry.times):
+        return None
+    return min(retry.backoff_s * 2.0 ** (len(same) - 1), MAX_PAUSE_S)
+
+
+def fetch_results(store: Store, record: str, experiment: str, job_id: str) -> None:
+    """Pointer, metrics and tables of a job that ended well, into this folder. Raises ClusterError."""
+    if not read_record(store, record, folder_of(experiment)):
         raise ClusterError(
             f"{job_id} ended well, but {store.url} holds no record of it; the job and this machine must "
             "use the same store (RAYDIANCE_STORE)"
         )
-    return status
 
 
 def prepare(command: Command, experiment: Experiment, store: Store, folder: Path) -> Submission:
@@ -86,7 +121,8 @@ def prepare(command: Command, experiment: Experiment, store: Store, folder: Path
         name: resolve_input(name, store, given, pointers).ref for name in inputs_of(experiment, command.stage)
     }
     parent = command.parent or parent_of(experiment, command.stage)
-    archive = package(project_folder(), params_text(experiment, command.overrides), folder)
+    project = project_folder()
+    archive = package(project, params_text(experiment, command.overrides), folder)
     made_from: dict[str, object] = {
         "package": archive.name,
         "inputs": inputs,
@@ -103,56 +139,26 @@ def prepare(command: Command, experiment: Experiment, store: Store, folder: Path
         arguments += ["--parent", parent]
     if command.fresh:
         arguments += ["--fresh"]
+    data = dvc_tags(project)
     return Submission(
         name=name,
         stage=command.stage,
         archive=archive,
         arguments=tuple(arguments),
-        environment=_environment(experiment, store),
-        metadata={"stage": command.stage, "experiment": experiment.name, "code_version": code_version()},
+        environment=_environment(experiment, store, data),
+        metadata={
+            "stage": command.stage,
+            "experiment": experiment.name,
+            "size": experiment.size,
+            "code_version": code_version(),
+            "git_commit": _commit(project),
+            "store": store.url,
+            "record": name,
+            "mlflow_parent": parent or "",
+            **data,
+        },
+        gpus=int(experiment.cluster.use_gpu and not experiment.cluster.num_workers),
     )
-
-
-def jobs_client(address: str) -> "JobSubmissionClient":
-    """A client of Ray Jobs at http(s)://host:port. Raises ClusterError in one line within 10 s."""
-    probe(address, 8265)
-    settings()
-    from ray.job_submission import JobSubmissionClient
-
-    logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.WARNING)
-    try:
-        return JobSubmissionClient(address)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ClusterError(f"Ray Jobs at {address}: {_first_line(error)}") from error
-
-
-def follow(
-    client: "JobSubmissionClient",
-    job_id: str,
-    *,
-    on_interrupt: OnInterrupt = "ask",
-    stream: TextIO = sys.stderr,
-) -> int:
-    """Print the job's log as it grows until the job has ended: its exit status.
-
-    The log is asked for again and again, not followed through a socket: Ray may end that before the job ends.
-    """
-    shown = 0
-    while True:
-        try:
-            info = client.get_job_info(job_id)
-            shown = _show_log(client, job_id, shown, stream)
-            if info.status.is_terminal():
-                _show_log(client, job_id, shown, stream)
-                return _exit_status(job_id, info, stream)
-            time.sleep(POLL_S)
-        except KeyboardInterrupt:
-            if _shall_stop(job_id, on_interrupt, stream):
-                client.stop_job(job_id)
-                on_interrupt = "leave"
-            else:
-                print(f"\n{job_id} goes on; run the same command again to attach to it", file=stream)
-                return 130
 
 
 def _begin(client: "JobSubmissionClient", submission: Submission, address: str, stream: TextIO) -> str:
@@ -183,14 +189,15 @@ def _submit(client: "JobSubmissionClient", submission: Submission, job_id: str, 
                 submission_id=job_id,
                 runtime_env={
                     "working_dir": str(submission.archive),
-                    "env_vars": dict(submission.environment),
+                    "env_vars": {**submission.environment, JOB_VARIABLE: job_id},
                 },
                 metadata=dict(submission.metadata),
+                entrypoint_num_gpus=submission.gpus or None,
             )
             return
-        except (RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             if "No available agent" not in str(error) or time.monotonic() > deadline:
-                raise ClusterError(f"{job_id}: {address} refuses the job: {_first_line(error)}") from error
+                raise ClusterError(f"{job_id}: {address} refuses the job: {first_line(error)}") from error
             time.sleep(POLL_S)
 
 
@@ -200,51 +207,25 @@ def _python(address: str) -> str:
     return os.environ.get("RAYDIANCE_PYTHON") or (sys.executable if here else "python")
 
 
-def _environment(experiment: Experiment, store: Store) -> dict[str, str]:
-    """What the job must know: which store, which record of runs, and that the cluster is its own."""
+def _environment(experiment: Experiment, store: Store, data: Mapping[str, str]) -> dict[str, str]:
+    """What the job must know: which store, which record of runs, whose code and data, and that the cluster
+    is its own.
+    """
     return {
         "PYTHONPATH": "${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}/platform",
         "RAYDIANCE_ADDRESS": "auto",
         "RAYDIANCE_STORE": store.url,
         "RAYDIANCE_TRACKING": reach(experiment.tracking.url),
+        "RAYDIANCE_CODE_VERSION": code_version(),
+        DVC_VARIABLE: json.dumps(data),
         "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S),
         **{name: os.environ[name] for name in PASSED_ON if name in os.environ},
     }
 
 
-def _show_log(client: "JobSubmissionClient", job_id: str, shown: int, stream: TextIO) -> int:
-    """Print what is new in the log; how much of it has been shown now."""
-    try:
-        log = client.get_job_logs(job_id)
-    except RuntimeError:  # not there yet, or the node is gone: the status tells
-        return shown
-    stream.write(log[shown:])
-    stream.flush()
-    return max(shown, len(log))
-
-
-def _exit_status(job_id: str, info: Any, stream: TextIO) -> int:
-    if info.status == "SUCCEEDED":
-        return 0
-    if info.status == "STOPPED":
-        print(f"{job_id} was stopped", file=stream)
-        return 130
-    code = info.driver_exit_code
-    if not code:
-        print(f"{job_id}: {_first_line(info.message or 'failed without a message')}", file=stream)
-    return code or 1
-
-
-def _shall_stop(job_id: str, on_interrupt: OnInterrupt, stream: TextIO) -> bool:
-    if on_interrupt != "ask":
-        return on_interrupt == "stop"
-    if not sys.stdin.isatty():
-        return False
-    try:
-        return input(f"\nStop {job_id}? [y/N] ").strip().lower().startswith("y")
-    except (KeyboardInterrupt, EOFError):
-        return False
-
-
-def _first_line(error: object) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _commit(project: Path) -> str:
+    """The commit that the code was packed from; empty where there is no Git."""
+    done = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=project, capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip()

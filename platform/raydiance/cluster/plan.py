@@ -1,5 +1,6 @@
 """What a job would do: the settings it resolves to, its inputs, its checkpoints and where it runs."""
 
+import statistics
 from collections.abc import Mapping
 
 from raydiance.cluster.pointers import folder_of, resolve_input
@@ -12,7 +13,7 @@ from raydiance.spec import digest, to_plain
 from raydiance.storage import Artifact, Store
 from raydiance.tracking.address import reach
 
-__all__ = ["plan", "print_plan", "run_name"]
+__all__ = ["plan", "print_plan", "run_name", "steps_of"]
 
 
 def run_name(experiment: Experiment, stage: str, inputs: Mapping[str, Artifact]) -> str:
@@ -57,13 +58,43 @@ def plan(experiment: Experiment, stage: str, store: Store, given: Mapping[str, s
         rows.append(
             ("resumes", f"from {checkpoints[-1].key}" if checkpoints else "no checkpoint: from the start")
         )
-    steps = getattr(getattr(experiment, stage), "steps", None)
-    if steps is not None:
+    if steps := steps_of(experiment, stage):
         rows.append(("steps", str(steps)))
     rows.append(("workers", _workers(experiment)))
     rows.append(("store", store.url))
     rows.append(("tracking", _tracking(experiment)))
+    if experiment.tracking.kind != "none":
+        rows.append(("estimate", _estimate(experiment, stage)))
     return rows
+
+
+def steps_of(experiment: Experiment, stage: str) -> int | None:
+    """How many steps a stage that trains will take."""
+    loop = getattr(getattr(experiment, stage), "loop", None)
+    steps: int | None = getattr(loop, "steps", None)
+    return steps
+
+
+def _estimate(experiment: Experiment, stage: str) -> str:
+    """How long it may take: the median of the last finished runs of this stage at this size, by the step where
+    there are steps.
+    """
+    from raydiance.tracking.history import open_history
+
+    history = open_history(experiment.tracking.url)
+    runs = history.runs(experiment.name, stage=stage, size=experiment.size, status="FINISHED", limit=5)
+    steps, found = steps_of(experiment, stage), []
+    for run in runs:
+        factor = steps / int(run.params["loop.steps"]) if steps and "loop.steps" in run.params else 1.0
+        found.append((run.duration_s * factor, run.cpu_seconds * factor, run.gpu_seconds * factor))
+    if not found:
+        return f"none: no finished run of {stage} at size {experiment.size} is on record"
+    seconds, cpu_s, gpu_s = (statistics.median(column) for column in zip(*found))
+    longest = max(found)[0]
+    return (
+        f"{seconds:.0f} s (at most {longest:.0f}), {cpu_s / 3600:.2g} CPU-hours, {gpu_s / 3600:.2g} GPU-hours, "
+        f"as the last {len(found)}"
+    )
 
 
 def _workers(experiment: Experiment) -> str:

@@ -30,13 +30,17 @@ FOLDER = Path("outputs/pipeline")  # below it a folder for each experiment
 
 @spec
 class Pointer:
-    """Which artifact a stage made, in which store, and the run that tells how."""
+    """Which artifact a stage made, in which store, and the run that tells how.
+
+    `run_name` says from which seed, settings and inputs: with others the artifact is out of date.
+    """
 
     stage: str
     kind: str
     key: str
     sha256: str
     store: str
+    run_name: str | None = None
     run_id: str | None = None
     parent_run_id: str | None = None
 

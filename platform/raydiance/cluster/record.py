@@ -1,12 +1,16 @@
 """The MLflow runs of a job: one for the pipeline, one below it for each stage."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
-from raydiance.config import Experiment
+from raydiance.config import Experiment, params_text
+from raydiance.storage import Artifact
 from raydiance.tracking import NullTracker, Tracker
 
-__all__ = ["connect_to", "join_record", "open_record"]
+__all__ = ["INPUT", "PARAMS_FILE", "connect_to", "join_record", "open_record", "tell_how_to_repeat"]
+
+PARAMS_FILE = "params.yaml"
+INPUT = "input."
 
 
 def open_record(experiment: Experiment, stage: str, name: str, parent: str | None) -> Tracker:
@@ -42,3 +46,9 @@ def connect_to(experiment: Experiment, tracker: Tracker) -> Callable[[], Tracker
 
     assert isinstance(tracker, MlflowTracker)
     return partial(open_tracker, tracker.url, experiment.name, run_id=tracker.run_id)
+
+
+def tell_how_to_repeat(experiment: Experiment, inputs: Mapping[str, Artifact], tracker: Tracker) -> None:
+    """The resolved settings as a file of the run, and the keys of its inputs as tags."""
+    tracker.log_text(PARAMS_FILE, params_text(experiment, []))
+    tracker.set_tags({f"{INPUT}{stage}": artifact.ref.key for stage, artifact in inputs.items()})

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn, TypeAlias
 
 from raydiance.cluster.curves import Curves
+from raydiance.cluster.meter import Meter
 from raydiance.cluster.plan import print_plan, run_name
 from raydiance.cluster.pointers import (
     Pointer,
@@ -20,12 +21,14 @@ from raydiance.cluster.pointers import (
     write_record,
     write_results,
 )
-from raydiance.cluster.record import connect_to, open_record
+from raydiance.cluster.record import connect_to, open_record, tell_how_to_repeat
+from raydiance.cluster.room import nodes_of, refuse_impossible
 from raydiance.cluster.session import session
+from raydiance.cluster.stages import states
 from raydiance.cluster.tasks import TaskMap
 from raydiance.cluster.train import Launcher
 from raydiance.config import Experiment, compose, load_params
-from raydiance.config.stages import inputs_of, stages_of
+from raydiance.config.stages import HOMES, inputs_of, stages_of
 from raydiance.errors import ConfigError, RaydianceError
 from raydiance.storage import Artifact, Store
 from raydiance.tracking import Outcome, Run, Tracker, open_progress, serial_map
@@ -76,6 +79,11 @@ def execute(command: Command, job: Job, *, ray: bool = False) -> Pointer | None:
     given, folder = inputs_given(command, experiment), folder_of(experiment.name)
     if command.dry_run:
         print_plan(experiment, command.stage, store, given)
+        left = [each for each in states(experiment, store) if each.state != "done"]
+        print(
+            f"{'pipeline':<12}{', '.join(f'{each.stage} ({each.state})' for each in left) or 'all is done'}"
+        )
+        refuse_impossible(experiment.cluster, nodes_of(experiment.cluster))
         return None
     inputs = {
         name: resolve_input(name, store, given, folder) for name in inputs_of(experiment, command.stage)
@@ -90,20 +98,25 @@ def execute(command: Command, job: Job, *, ray: bool = False) -> Pointer | None:
         _connected(experiment, ray),
     ):
         _announce(experiment, command.stage, name)
-        curves = Curves()
-        run = open_run(experiment, name, store, tracker, curves, inputs)
-        outcome = job(experiment, run)
-        duration_s = time.monotonic() - started
-        metrics = {**outcome.metrics, "duration_s": duration_s}
-        tracker.log_metrics({"duration_s": duration_s})
+        curves, meter = Curves(), Meter()
+        tell_how_to_repeat(experiment, inputs, tracker)
+        run = open_run(experiment, name, store, tracker, curves, inputs, meter)
+        try:
+            outcome = job(experiment, run)
+        finally:
+            duration_s = time.monotonic() - started
+            cost = {"duration_s": duration_s, **meter.read()}
+            tracker.log_metrics(cost)  # a run that failed has had its cost, too
+        metrics = {**outcome.metrics, **cost}
         ref = outcome.artifact.ref
-        tracker.set_tags({"artifact": ref.key, "artifact_sha256": ref.sha256})
+        tracker.set_tags({"artifact": ref.key, "artifact_sha256": ref.sha256, "store": store.url})
         pointer = Pointer(
             stage=command.stage,
             kind=ref.kind,
             key=ref.key,
             sha256=ref.sha256,
             store=store.url,
+            run_name=name,
             run_id=tracker.run_id,
             parent_run_id=tracker.parent_id,
         )
@@ -118,7 +131,11 @@ def execute(command: Command, job: Job, *, ray: bool = False) -> Pointer | None:
 
 def read_settings(command: Command) -> Experiment:
     """The experiment that the command's params file or overrides describe."""
-    return load_params(command.params) if command.params else compose(command.overrides)
+    if command.params:
+        return load_params(command.params)
+    named = any(override.lstrip("+").startswith("experiment=") for override in command.overrides)
+    home = [] if named or command.stage not in HOMES else [f"experiment={HOMES[command.stage]}"]
+    return compose([*home, *command.overrides])
 
 
 def open_run(
@@ -128,8 +145,11 @@ def open_run(
     tracker: Tracker,
     curves: Curves,
     inputs: Mapping[str, Artifact],
+    meter: Meter,
 ) -> Run:
-    """What the job is given, with map and launch as the cluster spec says; `curves` fills as it trains."""
+    """What the job is given, with map and launch as the cluster spec says; `curves` fills as it trains, `meter`
+    as Ray works.
+    """
     cluster, progress = experiment.cluster, open_progress()
     return Run(
         name=name,
@@ -138,8 +158,10 @@ def open_run(
         progress=progress,
         inputs=inputs,
         seed=experiment.seed,
-        map=TaskMap(cluster) if cluster.num_tasks else serial_map,
-        launch=Launcher(cluster, name, store, tracker, progress, connect_to(experiment, tracker), curves),
+        map=TaskMap(cluster, meter) if cluster.num_tasks else serial_map,
+        launch=Launcher(
+            cluster, name, store, tracker, progress, connect_to(experiment, tracker), curves, meter
+        ),
     )
 
 

@@ -64,7 +64,7 @@ def session(spec: ClusterSpec, *, dashboard: bool = False) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    address = address_of(spec)
+    address = _drivers_address(address_of(spec))
     if address not in ("local", "auto"):
         probe(address, 6379)
     try:
@@ -79,6 +79,18 @@ def session(spec: ClusterSpec, *, dashboard: bool = False) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _drivers_address(address: str) -> str:
+    """Where a driver of this machine joins the cluster whose dashboard has an http:// address."""
+    if not address.startswith(("http://", "https://")):
+        return address
+    if joined := os.environ.get("RAY_ADDRESS"):
+        return joined
+    raise ClusterError(
+        f"Ray at {address}: jobs are submitted there; for work on it from this machine, too, set RAY_ADDRESS to "
+        "host:port of its head, or give cluster.address=local"
+    )
 
 
 def resources(spec: ClusterSpec) -> dict[str, float]:

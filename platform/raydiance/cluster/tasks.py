@@ -1,11 +1,13 @@
 """Run.map over Ray tasks: ordered results, a bounded number of tasks in flight."""
 
 import itertools
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from raydiance.cluster.meter import Meter
 from raydiance.cluster.session import session
 from raydiance.config.platform import ClusterSpec
 from raydiance.errors import ClusterError
@@ -25,21 +27,33 @@ class TaskMap:
     """
 
     spec: ClusterSpec
+    meter: Meter = field(default_factory=Meter)
 
     def __call__(self, function: Callable[[T], R], items: Sequence[T], /) -> Iterator[R]:
         with session(self.spec):
             import ray
 
-            remote = ray.remote(num_cpus=1, max_retries=self.spec.max_failures)(function)
+            remote: Any = ray.remote(num_cpus=1, max_retries=self.spec.max_failures)(_timed)
             waiting = iter(items)
-            flying = deque(remote.remote(item) for item in itertools.islice(waiting, 2 * self.spec.num_tasks))
+            flying = deque(
+                remote.remote(function, item) for item in itertools.islice(waiting, 2 * self.spec.num_tasks)
+            )
             try:
                 while flying:
-                    yield _result(flying.popleft())
-                    flying.extend(remote.remote(item) for item in itertools.islice(waiting, 1))
+                    result, cpu_s = _result(flying.popleft())
+                    self.meter.add(cpu_s)
+                    yield result
+                    flying.extend(remote.remote(function, item) for item in itertools.islice(waiting, 1))
             finally:
                 for task in flying:
                     ray.cancel(task)
+
+
+def _timed(function: Callable[[T], R], item: T) -> tuple[R, float]:
+    """What the function gives, and the processor time it took."""
+    began = time.process_time()
+    result = function(item)
+    return result, time.process_time() - began
 
 
 def _result(task: Any) -> Any:

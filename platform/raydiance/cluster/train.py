@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from raydiance.cluster.curves import Curves, recording
+from raydiance.cluster.meter import Meter
 from raydiance.cluster.relay import RelayedProgress, shown
 from raydiance.cluster.session import session
 from raydiance.config.platform import ClusterSpec
@@ -50,6 +51,7 @@ class Launcher:
     progress: Progress
     connect: Callable[[], Tracker]
     curves: Curves = field(default_factory=Curves)
+    meter: Meter = field(default_factory=Meter)
 
     def __call__(self, train: Callable[[P, Worker], R], payload: P, /) -> R:
         """What `train` returns on rank 0. What it raises on any rank is raised here as itself.
@@ -57,12 +59,19 @@ class Launcher:
         A worker that dies (a lost node, no memory) is replaced `max_failures` times; then ClusterError.
         """
         if self.spec.num_workers == 0:
-            return train(payload, self._own_worker())
+            with self.meter.reserved(gpus=float(self.spec.use_gpu)):
+                return train(payload, self._own_worker())
         with session(self.spec):
             work = _Work(train, payload, self.store, self.run_name, self.connect)
             for failures in range(self.spec.max_failures + 1):
                 try:
-                    with shown(self.progress, self.run_name):
+                    with (
+                        shown(self.progress, self.run_name),
+                        self.meter.reserved(
+                            cpus=self.spec.num_workers * self.spec.cpus_per_worker,
+                            gpus=float(self.spec.num_workers * self.spec.use_gpu),
+                        ),
+                    ):
                         result: R = self._fit(work)
                     return result
                 except _WorkerLostError as lost:

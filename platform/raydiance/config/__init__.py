@@ -4,6 +4,7 @@ from raydiance.config.compose import compose, load_params, params_text, validate
 from raydiance.config.experiment import DigitsExperiment, Experiment, LatentExperiment
 from raydiance.config.platform import (
     ClusterSpec,
+    RetrySpec,
     ServeSpec,
     StoreSpec,
     TrackingSpec,
@@ -16,6 +17,7 @@ __all__ = [
     "DigitsExperiment",
     "Experiment",
     "LatentExperiment",
+    "RetrySpec",
     "ServeSpec",
     "StoreSpec",
     "TrackingSpec",

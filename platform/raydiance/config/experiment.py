@@ -18,8 +18,16 @@ from raydiance.generation.publish import PublishSpec
 from raydiance.generation.sampler_table import SamplerTableSpec
 from raydiance.spec import spec
 from raydiance.training import AutodecoderTraining, DiffusionTraining, PixelTraining
+from raydiance.training.fields import CaptureFit, FieldsFit
 
-__all__ = ["KINDS", "DigitsExperiment", "Experiment", "LatentExperiment"]
+__all__ = [
+    "KINDS",
+    "CaptureExperiment",
+    "DiffrfExperiment",
+    "DigitsExperiment",
+    "Experiment",
+    "LatentExperiment",
+]
 
 
 @spec
@@ -48,11 +56,7 @@ class LatentExperiment:
     store: StoreSpec = StoreSpec()
 
     def __post_init__(self) -> None:
-        if self.ingest.source != self.source:
-            raise ValueError(
-                f"ingest.source is {self.ingest.source!r}, but source is {self.source!r}: set source, which "
-                "ingest follows"
-            )
+        _check_source("ingest", self.ingest.source, self.source)
         latents, denoised = self.train_autodecoder.model, self.train_diffusion.model
         if latents.latent_channels != denoised.in_channels:
             raise ValueError(
@@ -95,6 +99,56 @@ class DigitsExperiment:
                 )
 
 
-Experiment: TypeAlias = LatentExperiment | DigitsExperiment
+@spec
+class DiffrfExperiment:
+    """Meshes -> views -> a radiance field of each object."""
 
-KINDS: dict[str, type[Experiment]] = {"latent": LatentExperiment, "digits": DigitsExperiment}
+    kind: Literal["diffrf"] = "diffrf"
+    name: str
+    size: str
+    seed: int = 0
+    source: str = "procedural:furniture"
+    ingest: IngestSpec = IngestSpec()
+    render: RenderSpec = RenderSpec()
+    fit: FieldsFit = FieldsFit()
+    cluster: ClusterSpec = ClusterSpec()
+    tracking: TrackingSpec = TrackingSpec()
+    store: StoreSpec = StoreSpec()
+
+    def __post_init__(self) -> None:
+        _check_source("ingest", self.ingest.source, self.source)
+
+
+@spec
+class CaptureExperiment:
+    """A posed capture -> its radiance field, meshes and film."""
+
+    kind: Literal["capture"] = "capture"
+    name: str
+    size: str
+    seed: int = 0
+    source: str = ""
+    fit: CaptureFit = CaptureFit()
+    cluster: ClusterSpec = ClusterSpec()
+    tracking: TrackingSpec = TrackingSpec()
+    store: StoreSpec = StoreSpec()
+
+    def __post_init__(self) -> None:
+        _check_source("fit.capture", self.fit.capture.source, self.source)
+
+
+def _check_source(follower: str, followed: str, source: str) -> None:
+    if followed != source:
+        raise ValueError(
+            f"{follower}.source is {followed!r}, but source is {source!r}: set source, which {follower} follows"
+        )
+
+
+Experiment: TypeAlias = LatentExperiment | DigitsExperiment | DiffrfExperiment | CaptureExperiment
+
+KINDS: dict[str, type[Experiment]] = {
+    "latent": LatentExperiment,
+    "digits": DigitsExperiment,
+    "diffrf": DiffrfExperiment,
+    "capture": CaptureExperiment,
+}

@@ -13,6 +13,7 @@ from raydiance.spec import spec
 __all__ = [
     "ClusterSpec",
     "GridName",
+    "RetrySpec",
     "ServeSpec",
     "Solver",
     "StoreSpec",
@@ -134,11 +135,27 @@ class ServeSpec:
 
 
 @spec
+class RetrySpec:
+    """When a submitted job that failed is run again, by whoever follows it; it resumes from its checkpoint.
+
+    `exit_codes` are of errors that pass (75: a temporary failure, 137: killed, as when memory is short), worth
+    `times` more attempts. A lost node has a budget of its own, since a spot instance that is taken away says
+    nothing about the job. The pause of `backoff_s` doubles each time.
+    """
+
+    exit_codes: tuple[Annotated[int, Interval(ge=1, le=255)], ...] = (75, 137)
+    times: Annotated[int, Ge(0)] = 2
+    node_losses: Annotated[int, Ge(0)] = 5
+    backoff_s: Annotated[float, Ge(0)] = 10.0
+
+
+@spec
 class ClusterSpec:
     """Ray: where it is, how many workers train together, how many tasks run beside each other.
 
     `address` is "local" (a Ray of our own for the length of the run), "auto" (the cluster this machine is
     part of) or "host:port" of a cluster's head. 0 workers or 0 tasks: in this process, without Ray.
+    A cluster that `grows` adds nodes when they are asked for: no job is refused for want of room.
     """
 
     address: str | None = None
@@ -147,6 +164,8 @@ class ClusterSpec:
     use_gpu: bool = False
     cpus_per_worker: Annotated[float, Gt(0)] = 1.0
     max_failures: Annotated[int, Ge(0)] = 2
+    grows: bool = False
+    retry: RetrySpec = RetrySpec()
 
 
 @spec

@@ -6,7 +6,7 @@ from raydiance.config.experiment import Experiment
 from raydiance.config.explain import nearest
 from raydiance.errors import ConfigError
 
-__all__ = ["STAGES", "Stages", "inputs_of", "stages_of"]
+__all__ = ["HOMES", "STAGES", "Stages", "inputs_of", "stages_of"]
 
 Stages = Mapping[str, tuple[str, ...]]
 
@@ -28,7 +28,12 @@ STAGES: dict[str, Stages] = {
         "tune": ("train_diffusion", "digits"),
         "sampler_table": ("train_diffusion", "train_cosine", "tune", "digits"),
     },
+    "diffrf": {"ingest": (), "render": ("ingest",), "fit": ("render",)},
+    "capture": {"fit": ()},
 }
+
+# The experiment that is meant where a stage is asked for by itself; the others mean that of configs/config.yaml.
+HOMES = {"fit": "capture", "digits": "digits", "train_cosine": "digits", "sampler_table": "digits"}
 
 
 def stages_of(experiment: Experiment) -> Stages:

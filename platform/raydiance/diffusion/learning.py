@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from raydiance.diffusion import schedules
 from raydiance.diffusion.plan import Form, Row, SamplingPlan
 from raydiance.diffusion.plans.catalogue import candidates
 from raydiance.diffusion.preconditioning import NoisePredictor
@@ -23,6 +24,8 @@ from raydiance.diffusion.schedules import Schedule
 from raydiance.errors import ConfigError
 
 __all__ = ["Fit", "Table", "distil", "learn", "pack", "unpack"]
+
+LOWER_STARTS = (80.0, 40.0, 20.0)
 
 
 class Table(NamedTuple):
@@ -135,18 +138,25 @@ def learn(
 ) -> Fit:
     """Distil the best training-free plans of `nfe` calls, one for each of num_starts grids, and keep the best
     result.
+
+    Plans that start lower than the schedule, where noise still hides all data, take part: they waste no call up
+    there, and what they miss on the way to their start the fit makes good.
     """
+    shorter = [
+        schedules.edm(schedule.sigma_min, level) for level in LOWER_STARTS if level < schedule.sigma_max
+    ]
+    pool = [plan for each in (schedule, *shorter) for plan in candidates(each, nfe).values()]
     ranked = sorted(
         (
             (_error((sample(predict_noise, plan, plan.start(noise)) - target).flatten(1), robust), plan)
-            for plan in candidates(schedule, nfe).values()
+            for plan in pool
             if all(_is_multistep(row) for row in plan.rows)
         ),
         key=lambda pair: pair[0],
     )
-    starts: dict[tuple[float, ...], SamplingPlan] = {}
+    starts: dict[str, SamplingPlan] = {}
     for _, plan in ranked:
-        starts.setdefault(tuple(row.sigma for row in plan.rows), plan)
+        starts.setdefault(plan.name.partition("/")[2], plan)
     fits = [
         distil(predict_noise, plan, noise, target, num_iterations=num_iterations, robust=robust)
         for plan in list(starts.values())[:num_starts]

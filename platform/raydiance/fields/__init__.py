@@ -5,6 +5,7 @@ from raydiance.fields.cameras import Cameras, Rays, look_at, orbit_cameras, spir
 from raydiance.fields.captures import Capture, Frame, normalise, read_transforms, write_transforms
 from raydiance.fields.colmap import read_colmap
 from raydiance.fields.exporting import export_glb, export_html, export_mesh
+from raydiance.fields.files import load_field, save_field
 from raydiance.fields.media import contact_sheet, turntable, write_png, write_video
 from raydiance.fields.meshing import extract_mesh
 from raydiance.fields.photographs import Photographs, load_photographs
@@ -25,6 +26,7 @@ __all__ = [
     "export_html",
     "export_mesh",
     "extract_mesh",
+    "load_field",
     "load_photographs",
     "look_at",
     "normalise",
@@ -33,6 +35,7 @@ __all__ = [
     "read_transforms",
     "render",
     "render_views",
+    "save_field",
     "spiral_cameras",
     "turntable",
     "write_png",

@@ -11,7 +11,7 @@ from raydiance.errors import DataError
 from raydiance.fields.cameras import Rays
 from raydiance.fields.harmonics import NUM_CHANNELS
 
-__all__ = ["VoxelField", "normal_field", "soft_unit"]
+__all__ = ["Point", "VoxelField", "normal_field", "soft_unit"]
 
 Point = tuple[float, float, float]
 

@@ -201,10 +201,10 @@ def _fill(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The rows of all cells that are there, once those that the budget allows are filled; and what is missing."""
     known = _kept(run.store, {task.identity for task in tasks})
-    wanted = [task for task in tasks if task.identity not in known]
+    wanted = list({task.identity: task for task in tasks if task.identity not in known}.values())
     spent = 0.0
     with run.progress.task("sampler_table", total=len(tasks)) as shown:
-        shown.update(len(tasks) - len(wanted))
+        shown.update(sum(task.identity in known for task in tasks))
         for task, result in zip(wanted, run.map(measure, wanted)):
             known[task.identity] = result
             spent += result["seconds"]

@@ -129,7 +129,7 @@ def _cell(row: Row | None) -> str:
     if row["frechet"] is None:
         return "diverged"
     calls = "" if row["nfe"] == row["steps"] else f" ({row['nfe']:.0f})"
-    return f"{row['frechet']:.2f} +- {row['spread']:.2f}{calls}"
+    return f"{row['frechet']:.3g} +- {row['spread']:.1g}{calls}"
 
 
 def _eta(row: Row) -> str:

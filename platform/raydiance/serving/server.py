@@ -16,6 +16,7 @@ from typing import Any
 import ray
 from ray import serve as ray_serve
 from ray.exceptions import RayActorError, RayError
+from ray.serve import Application
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
@@ -33,7 +34,7 @@ from raydiance.serving.sampler import Sampler
 from raydiance.serving.schema import Format, Link, SampleRequest
 from raydiance.storage import ArtifactRef, Store
 
-__all__ = ["Endpoint", "Resolve", "find_bundle", "running", "serve"]
+__all__ = ["Endpoint", "Resolve", "bind", "find_bundle", "running", "serve"]
 
 APPLICATION, GATEWAY = "raydiance", "gateway"  # apart, so that the gateway goes on while replicas change
 ATTEMPTS = (
@@ -104,8 +105,10 @@ class Replica:
 class Gateway:
     """HTTP in front of the replicas: limits, keys, retries. Holds no model and no torch."""
 
-    def __init__(self, spec: ServeSpec, keys: Sequence[ApiKey]) -> None:
-        self._backend = _Replicas(ray_serve.get_deployment_handle("replica", APPLICATION))
+    def __init__(
+        self, spec: ServeSpec, keys: Sequence[ApiKey], replicas: DeploymentHandle[Any] | None = None
+    ) -> None:
+        self._backend = _Replicas(replicas or ray_serve.get_deployment_handle("replica", APPLICATION))
         self._spec = spec
         self._keys = KeyRing(keys, None if spec.keys is None else Path(spec.keys))
 
@@ -271,7 +274,7 @@ def _following(spec: ServeSpec, store: Store, ref: ArtifactRef, resolve: Resolve
                 logger.warning("rolling over from %s to %s", served.key, wanted.key)
                 broken = wanted
                 load_bundle(store.get(wanted))  # one that cannot be loaded shall not take a replica down
-                _run_replicas(spec, store, wanted)
+                ray_serve.run(_replicas(spec, store, wanted), name=APPLICATION, route_prefix=None)
                 served, broken = wanted, None
             except (RaydianceError, RuntimeError, OSError) as error:
                 logger.warning("%s goes on being served: %s", served.key, error)
@@ -287,8 +290,12 @@ def _following(spec: ServeSpec, store: Store, ref: ArtifactRef, resolve: Resolve
             thread.join()
 
 
-def _run_replicas(spec: ServeSpec, store: Store, ref: ArtifactRef) -> None:
-    """Replicas of this bundle, in place of those there were: new ones are ready before old ones are drained."""
+def bind(spec: ServeSpec, store: Store, ref: ArtifactRef, keys: Sequence[ApiKey]) -> Application:
+    """The gateway in front of its replicas as one application, for files that tell Ray Serve of it."""
+    return _gateway(spec, keys, _replicas(spec, store, ref))
+
+
+def _replicas(spec: ServeSpec, store: Store, ref: ArtifactRef) -> Application:
     capacity = spec.slots + spec.queue
     replicas = ray_serve.deployment(
         name="replica",
@@ -301,10 +308,11 @@ def _run_replicas(spec: ServeSpec, store: Store, ref: ArtifactRef) -> None:
         logging_config=QUIET,
         ray_actor_options={"num_cpus": spec.cpus_per_replica, "num_gpus": spec.gpus_per_replica},
     )(Replica)
-    ray_serve.run(replicas.bind(store, ref, spec), name=APPLICATION, route_prefix=None)
+    return replicas.bind(store, ref, spec)
 
 
-def _run_gateway(spec: ServeSpec, keys: Sequence[ApiKey]) -> None:
+def _gateway(spec: ServeSpec, keys: Sequence[ApiKey], replicas: Application | None = None) -> Application:
+    """The gateway; without replicas of its own it asks those of APPLICATION."""
     gateway = ray_serve.deployment(
         name="gateway",
         max_ongoing_requests=GATEWAY_REQUESTS,
@@ -313,7 +321,7 @@ def _run_gateway(spec: ServeSpec, keys: Sequence[ApiKey]) -> None:
         logging_config=QUIET,
         ray_actor_options={"num_cpus": 0},
     )(ray_serve.ingress()(Gateway))
-    ray_serve.run(gateway.bind(spec, keys), name=GATEWAY, route_prefix="/")
+    return gateway.bind(spec, keys, replicas)
 
 
 def _deploy(spec: ServeSpec, store: Store, ref: ArtifactRef, keys: Sequence[ApiKey]) -> None:
@@ -337,8 +345,8 @@ def _deploy(spec: ServeSpec, store: Store, ref: ArtifactRef, keys: Sequence[ApiK
             controller_options={"runtime_env": {"env_vars": environment}},
             logging_config=QUIET,
         )
-        _run_replicas(spec, store, ref)
-        _run_gateway(spec, keys)
+        ray_serve.run(_replicas(spec, store, ref), name=APPLICATION, route_prefix=None)
+        ray_serve.run(_gateway(spec, keys), name=GATEWAY, route_prefix="/")
     except (RuntimeError, TimeoutError, RayError) as error:
         reason = [line for line in str(error).splitlines() if line.strip()][-1].strip()
         raise ClusterError(f"the endpoint with {ref.key} did not start: {reason}") from error

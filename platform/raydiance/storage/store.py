@@ -1,5 +1,6 @@
 """The store: one folder or one s3:// prefix that holds every artifact."""
 
+import errno
 import hashlib
 import logging
 import os
@@ -106,6 +107,13 @@ class Store:
         try:
             yield draft
             draft._artifact = self._commit(draft)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise StoreError(
+                f"store {self.url}: no room for {key} ({error.strerror}); make room, for example with "
+                "`raydiance gc`, or set RAYDIANCE_STORE to another place"
+            ) from error
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 

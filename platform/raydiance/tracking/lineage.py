@@ -37,7 +37,7 @@ def missing(node: Node) -> list[str]:
     return list(dict.fromkeys(found.missing for found in _walk(node) if found.missing))
 
 
-def to_tree(node: Node, stamp: Stamp | None = None, source: Path | None = None) -> Tree:
+def to_tree(node: Node, stamp: Stamp | None = None, source: str | Path | None = None) -> Tree:
     """The lineage for a terminal; what was shown once is not unfolded again."""
     shown: set[ArtifactRef] = set()
     if stamp is None:
@@ -48,7 +48,7 @@ def to_tree(node: Node, stamp: Stamp | None = None, source: Path | None = None) 
     return tree
 
 
-def to_text(node: Node, stamp: Stamp | None = None, source: Path | None = None) -> str:
+def to_text(node: Node, stamp: Stamp | None = None, source: str | Path | None = None) -> str:
     """The lineage as plain text."""
     console = Console(width=400, color_system=None, force_terminal=False)
     with console.capture() as capture:

@@ -49,14 +49,14 @@ from raydiance.spec import to_plain
 from raydiance.storage import Artifact, ArtifactRef, code_version, write_json
 from raydiance.tracking.address import reach
 from raydiance.tracking.buffer import Buffer
-from raydiance.tracking.provenance import dvc_tags
+from raydiance.tracking.provenance import dvc_tags, job_tags
 from raydiance.tracking.registry import ModelVersion
 from raydiance.tracking.tracker import Status, check_image, flatten, status_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["MlflowRegistry", "MlflowTracker", "open_registry", "open_tracker"]
+__all__ = ["MlflowRegistry", "MlflowTracker", "connect", "errors", "open_registry", "open_tracker"]
 
 PIPELINE = "raydiance.pipeline"
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # which of its two faces the UI shows
@@ -86,12 +86,12 @@ def open_tracker(
     for the pipeline and ends as its latest stage ended. With nested=False the run stands alone.
     Raises TrackingError within 10 s, in one line with the address, if the server cannot be reached.
     """
-    client, url = _connect(url)
+    client, url = connect(url)
     if run_id is not None:
-        with _errors(url, f"join run {run_id}"):
+        with errors(url, f"join run {run_id}"):
             run = client.get_run(run_id)
         return MlflowTracker(client, url, run_id, run.data.tags.get(PARENT), owner=False)
-    with _errors(url, f"begin a run in experiment {experiment!r}"):
+    with errors(url, f"begin a run in experiment {experiment!r}"):
         experiment_id = _experiment_id(client, url, experiment)
         pipeline = _pipeline(client, experiment_id, experiment, parent_id) if nested else None
         parent = pipeline or (parent_id if nested else None)
@@ -101,7 +101,7 @@ def open_tracker(
 
 def open_registry(url: str | None = None) -> "MlflowRegistry":
     """The model registry of the server or database at `url` (as in `open_tracker`)."""
-    return MlflowRegistry(*_connect(url))
+    return MlflowRegistry(*connect(url))
 
 
 class MlflowTracker:
@@ -133,7 +133,7 @@ class MlflowTracker:
         """Where a browser shows the run; None without a server."""
         if not self.url.startswith("http"):
             return None
-        with _errors(self.url, "find the run"):
+        with errors(self.url, "find the run"):
             experiment_id = self._client.get_run(self.run_id).info.experiment_id
         return f"{self.url}/#/experiments/{experiment_id}/runs/{self.run_id}"
 
@@ -147,7 +147,7 @@ class MlflowTracker:
 
     def log_params(self, params: Mapping[str, object]) -> None:
         entries = [Param(name, _text(value)) for name, value in flatten(params).items()]
-        with _errors(self.url, "write parameters"):
+        with errors(self.url, "write parameters"):
             for chunk in _chunks(entries, 100):
                 self._client.log_batch(self.run_id, params=chunk)
 
@@ -160,15 +160,15 @@ class MlflowTracker:
         self._buffer.put((key, check_image(key, image).copy(), step or 0))
 
     def log_figure(self, name: str, figure: "Figure") -> None:
-        with _errors(self.url, f"write {name}"):
+        with errors(self.url, f"write {name}"):
             self._client.log_figure(self.run_id, figure, name)
 
     def log_text(self, name: str, text: str) -> None:
-        with _errors(self.url, f"write {name}"):
+        with errors(self.url, f"write {name}"):
             self._client.log_text(self.run_id, text, name)
 
     def log_file(self, path: Path, folder: str = "") -> None:
-        with _errors(self.url, f"write {path.name}"):
+        with errors(self.url, f"write {path.name}"):
             self._client.log_artifact(self.run_id, str(path), folder or None)
 
     def log_input(self, artifact: Artifact, context: str) -> None:
@@ -180,19 +180,19 @@ class MlflowTracker:
             source=json.dumps({"uri": artifact.uri}),
             profile=json.dumps({"sha256": artifact.ref.sha256, "files": len(artifact.files), "bytes": size}),
         )
-        with _errors(self.url, f"write the input {artifact.ref.key}"):
+        with errors(self.url, f"write the input {artifact.ref.key}"):
             self._client.log_inputs(
                 self.run_id, [DatasetInput(data, [InputTag("mlflow.data.context", context)])]
             )
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        with _errors(self.url, "write tags"):
+        with errors(self.url, "write tags"):
             for chunk in _chunks([RunTag(name, value) for name, value in tags.items()], 100):
                 self._client.log_batch(self.run_id, tags=chunk)
 
     @contextmanager
     def child(self, name: str, tags: Mapping[str, str] | None = None) -> Iterator["MlflowTracker"]:
-        with _errors(self.url, f"begin the run {name!r}"):
+        with errors(self.url, f"begin the run {name!r}"):
             experiment_id = self._client.get_run(self.run_id).info.experiment_id
             run_id = _begin(self._client, experiment_id, name, self.run_id, tags or {}, "")
         with MlflowTracker(self._client, self.url, run_id, self.run_id) as child:
@@ -203,7 +203,7 @@ class MlflowTracker:
         self._buffer.close()
         if not self._owner:
             return
-        with _errors(self.url, f"end run {self.run_id}"):
+        with errors(self.url, f"end run {self.run_id}"):
             for run in _open_children(self._client, self.run_id):
                 self._client.set_terminated(run.info.run_id, "KILLED")
             self._client.set_terminated(self.run_id, status)
@@ -224,7 +224,7 @@ class MlflowTracker:
             error.add_note(str(lost))
 
     def _write(self, entries: Sequence[Entry]) -> None:
-        with _errors(self.url, "write metrics and images"):
+        with errors(self.url, "write metrics and images"):
             for chunk in _chunks([entry for entry in entries if isinstance(entry, Metric)], 1000):
                 self._client.log_batch(self.run_id, metrics=chunk)
             for entry in entries:
@@ -252,7 +252,7 @@ class MlflowRegistry:
             "raydiance.sha256": artifact.ref.sha256,
             **(tags or {}),
         }
-        with _errors(self.url, f"register {name!r}"):
+        with errors(self.url, f"register {name!r}"):
             model = self._logged_model(name, artifact, description, tags)
             try:
                 self._client.create_registered_model(name, description=description)
@@ -272,12 +272,18 @@ class MlflowRegistry:
 
     def set_alias(self, name: str, alias: str, version: str) -> None:
         """See `Registry.set_alias`."""
-        with _errors(self.url, f"give the alias {alias!r} to version {version} of {name!r}"):
+        with errors(self.url, f"give the alias {alias!r} to version {version} of {name!r}"):
             self._client.set_registered_model_alias(name, alias, version)
+
+    def annotate(self, name: str, version: str, tags: Mapping[str, str]) -> None:
+        """See `Registry.annotate`."""
+        with errors(self.url, f"annotate version {version} of {name!r}"):
+            for tag, value in tags.items():
+                self._client.set_model_version_tag(name, version, tag, value)
 
     def resolve(self, name: str, alias: str) -> ModelVersion:
         """See `Registry.resolve`."""
-        with _errors(self.url, f"find the version {alias!r} of {name!r}"):
+        with errors(self.url, f"find the version {alias!r} of {name!r}"):
             if alias.isdecimal():
                 found = self._client.get_model_version(name, alias)
             else:
@@ -316,11 +322,12 @@ def _join(url: str, run_id: str) -> MlflowTracker:
     return open_tracker(url, "", run_id=run_id)
 
 
-def _connect(url: str | None) -> tuple[MlflowClient, str]:
+def connect(url: str | None) -> tuple[MlflowClient, str]:
+    """A client of the server or database at `url` (as in `open_tracker`), and the whole of its address."""
     url = reach(url)
     for noisy in ("alembic", "mlflow.store"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    with _errors(url, "open it"):
+    with errors(url, "open it"):
         return MlflowClient(url, url), url
 
 
@@ -391,6 +398,7 @@ def _begin(
             else {}
         ),
         **dvc_tags(Path.cwd()),
+        **job_tags(),
         **({PARENT: parent_id} if parent_id else {}),
         **({NOTE: description} if description else {}),
         **tags,
@@ -407,7 +415,8 @@ def _open_children(client: MlflowClient, run_id: str) -> list[Run]:
 
 
 @contextmanager
-def _errors(url: str, doing: str) -> Iterator[None]:
+def errors(url: str, doing: str) -> Iterator[None]:
+    """What MLflow raises while the block runs, as a TrackingError that says what was being done."""
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:

@@ -1,7 +1,7 @@
 """The model registry: names, versions and aliases for bundles, which themselves stay in the store."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from raydiance.errors import TrackingError
@@ -32,6 +32,9 @@ class Registry(Protocol):
     def set_alias(self, name: str, alias: str, version: str) -> None:
         """Give the alias to this version; it leaves the version that had it."""
 
+    def annotate(self, name: str, version: str, tags: Mapping[str, str]) -> None:
+        """Write down what happened to a version."""
+
     def resolve(self, name: str, alias: str) -> ModelVersion:
         """The version with this alias, or of this number. Raises TrackingError if there is none."""
 
@@ -54,6 +57,11 @@ class MemoryRegistry:
     def set_alias(self, name: str, alias: str, version: str) -> None:
         self.resolve(name, version)
         self.aliases[name, alias] = version
+
+    def annotate(self, name: str, version: str, tags: Mapping[str, str]) -> None:
+        known = self.resolve(name, version)
+        versions = self.models[name]
+        versions[versions.index(known)] = replace(known, tags={**known.tags, **tags})
 
     def resolve(self, name: str, alias: str) -> ModelVersion:
         version = self.aliases.get((name, alias), alias)

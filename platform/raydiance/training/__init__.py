@@ -7,7 +7,14 @@ from raydiance.training.autodecoder import (
     AutodecoderTraining,
     train_autodecoder,
 )
-from raydiance.training.checkpoint import Checkpoints, TrainState, load_checkpoint, save_checkpoint
+from raydiance.training.averages import PowerAverages, Snapshot, combine
+from raydiance.training.checkpoint import (
+    Checkpoints,
+    TrainState,
+    load_checkpoint,
+    read_snapshots,
+    save_checkpoint,
+)
 from raydiance.training.denoisers import (
     DiffusionLoop,
     DiffusionTraining,
@@ -37,9 +44,13 @@ __all__ = [
     "PixelLoop",
     "PixelTraining",
     "PixelUNetSpec",
+    "PowerAverages",
+    "Snapshot",
     "TrainState",
+    "combine",
     "fit",
     "load_checkpoint",
+    "read_snapshots",
     "save_checkpoint",
     "start",
     "train_autodecoder",

@@ -52,6 +52,13 @@ class PowerAverages:
                 else:
                     shadow[name].copy_(value)
 
+    def load(self, tensors: Mapping[str, Tensor], num_updates: int) -> None:
+        """Go on from saved averages: "<index of the width>/<name>"."""
+        for k, shadow in enumerate(self.shadows):
+            for name, value in shadow.items():
+                value.copy_(tensors[f"{k}/{name}"])
+        self.num_updates = num_updates
+
     def snapshots(self) -> list["Snapshot"]:
         """The averages as they are now, one for each width."""
         return [

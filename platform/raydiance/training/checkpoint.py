@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from raydiance.errors import TrainingError
 from raydiance.storage import ArtifactRef, Store, write_json
+from raydiance.training.averages import PowerAverages, Snapshot
 from raydiance.training.ema import Ema
 
-__all__ = ["Checkpoints", "TrainState", "load_checkpoint", "save_checkpoint"]
+__all__ = ["Checkpoints", "TrainState", "load_checkpoint", "read_snapshots", "save_checkpoint"]
 
 TENSORS, SCALARS = "state.safetensors", "state.json"
 
@@ -24,6 +25,7 @@ class TrainState:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     ema: Ema | None = None
+    averages: PowerAverages | None = None
     step: int = 0
 
     def averaged(self) -> dict[str, Tensor]:
@@ -44,6 +46,9 @@ def save_checkpoint(store: Store, run_name: str, state: TrainState) -> ArtifactR
     if state.ema:
         tensors |= {f"ema/{name}": value for name, value in state.ema.shadow.items()}
         scalars["ema_updates"] = state.ema.num_updates
+    if state.averages:
+        shadows = enumerate(state.averages.shadows)
+        tensors |= {f"averages/{k}/{name}": value for k, shadow in shadows for name, value in shadow.items()}
     optimizer = state.optimizer.state_dict()["state"]
     tensors |= {
         f"optimizer/{i}/{key}": value for i, entry in optimizer.items() for key, value in entry.items()
@@ -58,7 +63,7 @@ def load_checkpoint(store: Store, ref: ArtifactRef, state: TrainState) -> None:
     """Put a saved state into this one, which must have the same networks and the same optimizer."""
     artifact = store.get(ref)
     scalars = json.loads(artifact.path(SCALARS).read_text())
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optimizer": {}}
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "averages": {}, "optimizer": {}}
     for name, value in load_file(artifact.path(TENSORS)).items():
         part, _, rest = name.partition("/")
         parts[part][rest] = value
@@ -75,9 +80,20 @@ def load_checkpoint(store: Store, ref: ArtifactRef, state: TrainState) -> None:
             "param_groups": state.optimizer.state_dict()["param_groups"],
         }
     )
+    _lay_like_parameters(state.optimizer)
     if state.ema:
         state.ema.load(parts["ema"], scalars["ema_updates"])
+    if state.averages:
+        state.averages.load(parts["averages"], scalars["step"])
     state.step = scalars["step"]
+
+
+def _lay_like_parameters(optimizer: torch.optim.Optimizer) -> None:
+    """Give averages of gradients the strides of their parameters: a fused step walks both by address."""
+    for parameter, entry in optimizer.state.items():
+        for name, value in entry.items():
+            if value.shape == parameter.shape:
+                entry[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 class Checkpoints:
@@ -99,11 +115,33 @@ class Checkpoints:
         return True
 
     def save(self, state: TrainState) -> ArtifactRef:
-        """Write a checkpoint, then remove the oldest beyond `keep`."""
+        """Write a checkpoint, then remove the oldest beyond `keep`; snapshots of averages stay."""
+        if state.averages:
+            _save_snapshots(self.store, self.run_name, state.averages)
         self.last = save_checkpoint(self.store, self.run_name, state)
         for ref in self.store.list(kind_of(self.run_name))[: -self.keep]:
             self.store.delete(ref)
         return self.last
+
+
+def read_snapshots(store: Store, run_name: str) -> list[Snapshot]:
+    """What a run kept of its averages, for training.averages.combine."""
+    found = []
+    for ref in store.list(f"averages/{run_name}"):
+        artifact = store.get(ref)
+        for k, gamma in enumerate(artifact.manifest.meta["gammas"]):
+            weights = load_file(artifact.path(f"average-{k}.safetensors"))
+            found.append(Snapshot(float(gamma), int(artifact.manifest.meta["step"]), weights))
+    return found
+
+
+def _save_snapshots(store: Store, run_name: str, averages: PowerAverages) -> None:
+    step = averages.num_updates
+    meta = {"step": step, "gammas": list(averages.gammas)}
+    with store.create(f"averages/{run_name}", f"{step:08d}", meta=meta) as draft:
+        for k, snapshot in enumerate(averages.snapshots()):
+            weights = {name: _plain(value) for name, value in snapshot.weights.items()}
+            save_file(weights, draft.path(f"average-{k}.safetensors"))
 
 
 def _plain(value: Tensor) -> Tensor:

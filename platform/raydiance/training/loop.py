@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from raydiance.errors import NonFiniteLossError
 from raydiance.spec import spec
 from raydiance.tracking import Worker
+from raydiance.training.averages import PowerAverages, gamma_of
 from raydiance.training.checkpoint import Checkpoints, TrainState
 from raydiance.training.distributed import distribute, mean_over_workers, share, wait_for_all
 from raydiance.training.ema import Ema
@@ -25,7 +26,11 @@ Decay = Literal["cosine", "linear", "constant"]
 
 @spec
 class LoopSpec:
-    """How a network is stepped. `batch_size` is that of all workers together."""
+    """How a network is stepped. `batch_size` is that of all workers together.
+
+    `ema_widths`: averages of these widths (sigma_rel) are kept at each checkpoint, from which one of any width can
+    be made afterwards: see training.averages.
+    """
 
     steps: int = 1000
     batch_size: int = 8
@@ -35,6 +40,7 @@ class LoopSpec:
     betas: tuple[float, float] = (0.9, 0.99)
     clip_norm: float = 1.0
     ema_decay: float = 0.0  # 0: no moving average
+    ema_widths: tuple[float, ...] = ()
     log_every: int = 10
     checkpoint_every: int = 200
     keep_checkpoints: int = 2
@@ -51,6 +57,8 @@ class LoopSpec:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for width in self.ema_widths:
+            gamma_of(width)
         if self.learning_rate <= 0 or self.clip_norm <= 0:
             raise ValueError(
                 f"learning_rate and clip_norm must be positive, got {self.learning_rate} and {self.clip_norm}"
@@ -95,11 +103,12 @@ class Objective(nn.Module):
 
 
 def start(objective: Objective, loop: LoopSpec) -> TrainState:
-    """A fresh state: the model, Adam, and a moving average if the spec asks for one."""
+    """A fresh state: the model, Adam, and the moving averages that the spec asks for."""
     groups = [{"factor": 1.0, **group} for group in objective.parameter_groups()]
     optimizer = torch.optim.Adam(groups, lr=loop.learning_rate, betas=loop.betas, fused=True)
     ema = Ema(objective.model, loop.ema_decay) if loop.ema_decay else None
-    return TrainState(objective.model, optimizer, ema)
+    averages = PowerAverages(objective.model, loop.ema_widths) if loop.ema_widths else None
+    return TrainState(objective.model, optimizer, ema, averages)
 
 
 def fit(objective: Objective, loop: LoopSpec, *, worker: Worker, run_name: str, seed: int) -> TrainState:
@@ -152,6 +161,8 @@ def train_step(
     state.optimizer.step()
     if state.ema:
         state.ema.update(state.model)
+    if state.averages:
+        state.averages.update(state.model)
     state.step += 1
     return metrics | {"learning_rate": loop.learning_rate * factor}
 

@@ -1,0 +1,75 @@
+"""Whether a job can ever be placed: what it asks of one node at a time, against the nodes there are."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+
+from raydiance.cluster.session import address_of, probe, session, settings
+from raydiance.config.platform import ClusterSpec
+from raydiance.errors import ClusterError
+
+__all__ = ["nodes_at", "nodes_of", "refuse_impossible"]
+
+Node = Mapping[str, float]  # what a node has: {"CPU": 8, "GPU": 1, ...}
+
+
+def nodes_of(spec: ClusterSpec) -> list[Node]:
+    """The nodes of the Ray that this spec names; of a Ray of our own, without starting it."""
+    address = address_of(spec)
+    if address.startswith(("http://", "https://")):
+        return nodes_at(address)
+    if address == "local":
+        return [_this_machine()]
+    with session(spec):
+        import ray
+
+        return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
+def nodes_at(address: str) -> list[Node]:
+    """The nodes of the cluster whose dashboard is at http(s)://host:port. Raises ClusterError."""
+    probe(address, 8265)
+    settings()
+    from ray.util.state import list_nodes
+    from ray.util.state.exception import RayStateApiException
+
+    logging.getLogger("ray.util.state").setLevel(logging.ERROR)
+    try:
+        nodes = list_nodes(address=address, filters=[("state", "=", "ALIVE")], limit=10_000)
+    except (OSError, RuntimeError, RayStateApiException) as error:
+        raise ClusterError(f"Ray at {address} does not say what nodes it has ({error})") from error
+    return [dict(node.resources_total or {}) for node in nodes]
+
+
+def refuse_impossible(spec: ClusterSpec, nodes: Sequence[Node]) -> None:
+    """Raise ClusterError, with what is missing, if the job's workers cannot all be placed at once.
+
+    A cluster that grows is not asked: it may have the nodes when they are needed.
+    """
+    if spec.grows:
+        return
+    gpus = {"GPU": 1.0} if spec.use_gpu else {}
+    count, each = spec.num_workers, {"CPU": spec.cpus_per_worker} | gpus
+    if not count:
+        count, each = (1, gpus) if gpus else (0, {})
+    room = sum(_fitting(node, each) for node in nodes) if count else 0
+    if room < count:
+        asked = ", ".join(f"{amount:g} {name}" for name, amount in each.items())
+        there = "; ".join(
+            ", ".join(f"{node.get(name, 0):g} {name}" for name in ("CPU", "GPU")) for node in nodes[:4]
+        )
+        raise ClusterError(
+            f"cluster.num_workers = {spec.num_workers}: {count} x ({asked}) can never be placed, there is room "
+            f"for {room} (nodes: {there or 'none'}); ask for less, or say cluster.grows=true where nodes are "
+            "added on demand"
+        )
+
+
+def _fitting(node: Node, each: Node) -> int:
+    return min(int(node.get(name, 0.0) / amount) for name, amount in each.items())
+
+
+def _this_machine() -> Node:
+    import torch
+
+    return {"CPU": float(max(os.cpu_count() or 1, 2)), "GPU": float(torch.cuda.device_count())}
