@@ -59,6 +59,29 @@ def test_the_same_bytes_alone_and_in_a_full_mixed_batch(app: FastAPI, sampler: S
         assert response.content == sample_glb(sampler.bundle, int(body["seed"]), str(body["plan"]))
 
 
+def test_two_hundred_requests_have_the_same_bytes_alone_and_in_mixed_batches(sampler: Sampler) -> None:
+    roomy = build_app(Local(sampler), replace(SPEC, max_requests=200))
+    plans = ("fast", "default", "stochastic", "ddim-6", "deis-5", "dpm_solver_pp-4")
+    bodies = [{"seed": seed, "plan": plans[seed % 6], "format": "latent"} for seed in range(200)]
+
+    async def some_at_once(client: httpx.AsyncClient) -> list[bytes]:
+        places = asyncio.Semaphore(SPEC.slots + SPEC.queue)
+
+        async def one(body: dict[str, Any]) -> bytes:
+            async with places:
+                return (await client.post("/v1/samples", json=body)).content
+
+        return await asyncio.gather(*(one(body) for body in bodies))
+
+    stats = sampler.engine.stats
+    ticks, rows = stats.ticks, stats.rows
+    together = ask(roomy, some_at_once)
+    assert (stats.rows - rows) / (stats.ticks - ticks) > 1.5, "they did run in batches"
+    for body, content in zip(bodies, together, strict=True):
+        alone = generate_latents(sampler.bundle, [int(body["seed"])], sampler.bundle.plan(str(body["plan"])))
+        assert load(content)["latents"].equal(alone)
+
+
 def test_every_format_is_what_it_says(app: FastAPI) -> None:
     starts = {
         "glb": b"glTF",

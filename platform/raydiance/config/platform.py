@@ -104,7 +104,8 @@ class ServeSpec:
     `bundle` is a key in the store ("bundle/..."), NAME@ALIAS in the model registry, or "latest". A replica
     has at most `slots` samples in progress and lets `queue` more wait; what comes beyond is refused. A client
     has at most `max_requests` under way. Finished jobs are kept for `job_ttl_s`, up to `max_job_bytes` of
-    them. `keys` is a file of API keys (raydiance keys), read again when it changes.
+    them. A bundle that is named by an alias is looked up again every `follow_s`, and a new one is rolled over to.
+    `keys` is a file of API keys (raydiance keys), read again when it changes.
     """
 
     bundle: str = "latest"
@@ -127,6 +128,7 @@ class ServeSpec:
     max_job_bytes: Annotated[int, Ge(0)] = 268_435_456
     job_ttl_s: Annotated[float, Gt(0)] = 900.0
     keys: str | None = None
+    follow_s: Annotated[float, Gt(0)] = 15.0
     request_timeout_s: Annotated[float, Gt(0)] = 120.0
     drain_timeout_s: Annotated[float, Ge(0)] = 30.0
     start_timeout_s: Annotated[float, Gt(0)] = 180.0

@@ -1,7 +1,6 @@
 """The HTTP face: routes, limits and keys. It knows a `Backend`, not Ray and not torch."""
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -9,7 +8,6 @@ from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, FastAPI, Header, Query, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from raydiance import __version__
 from raydiance.config.platform import ServeSpec
@@ -20,7 +18,7 @@ from raydiance.serving.jobs import Job, Jobs
 from raydiance.serving.keys import KeyRing
 from raydiance.serving.limits import BodyLimit
 from raydiance.serving.messages import Answer, Description, Step
-from raydiance.serving.numbers import Counts, exposition
+from raydiance.serving.numbers import Counted, Counts, exposition
 from raydiance.serving.problems import (
     ConflictError,
     NotAcceptableError,
@@ -87,7 +85,7 @@ def build_app(backend: Backend, spec: ServeSpec, keys: KeyRing | None = None) ->
         lifespan=lifespan,
     )
     app.add_middleware(BodyLimit, max_bytes=spec.max_body_bytes)
-    app.add_middleware(_Counted, counts=counts)
+    app.add_middleware(Counted, counts=counts)
     documents.add_problem_handlers(app)
     _add_samples(app, desk)
     _add_jobs(app, desk)
@@ -388,28 +386,3 @@ def job_info(job: Job) -> JobInfo:
         samples=[name.info(headers["Raydiance-Bundle"]) for name in names],
         problem=None if job.error is None else problem_of(job.error),
     )
-
-
-class _Counted:
-    """Counts requests by the route that answered them."""
-
-    def __init__(self, app: ASGIApp, counts: Counts) -> None:
-        self._app, self._counts = app, counts
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        began, status = time.perf_counter(), 0
-
-        async def noted(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self._app(scope, receive, noted)
-        finally:
-            route = getattr(scope.get("route"), "path", "none")
-            self._counts.add(route, scope["method"], status, time.perf_counter() - began)

@@ -330,6 +330,7 @@ class Engine:
     # ------------------------------------------------------------------------------------------
 
     def _finish(self, ticket: Ticket[Any], x_0: Tensor) -> None:
+        value, failure = None, None
         try:
             if not bool(torch.isfinite(x_0).all()):
                 raise ServingError(
@@ -337,22 +338,24 @@ class Engine:
                 )
             with torch.inference_mode():
                 value = ticket.order.finish(x_0)
-            end = self._clock()
-            timing = Timing(
-                ticket.started - ticket.submitted, ticket.sampled - ticket.started, end - ticket.sampled
-            )
+        except Exception as error:  # noqa: BLE001  it belongs to the one who asked
+            failure = error
+        end = self._clock()
+        timing = Timing(
+            ticket.started - ticket.submitted, ticket.sampled - ticket.started, end - ticket.sampled
+        )
+        with self._changed:  # its place is free before the one who asked hears of it, and may ask again
+            self._finishing -= 1
+            self.stats.finished += failure is None
+            self.stats.failed += failure is not None
             self.finish_s += (
                 SMOOTHING * (timing.finish_s - self.finish_s) if self.finish_s else timing.finish_s
             )
+            self._changed.notify_all()
+        if failure is None:
             ticket.future.set_result((value, timing))
-            self.stats.finished += 1
-        except Exception as error:  # noqa: BLE001  it belongs to the one who asked
-            self.stats.failed += 1
-            ticket.future.set_exception(error)
-        finally:
-            with self._changed:
-                self._finishing -= 1
-                self._changed.notify_all()
+        else:
+            ticket.future.set_exception(failure)
 
 
 def join(batches: list[PlanBatch]) -> PlanBatch:

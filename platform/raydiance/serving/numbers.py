@@ -1,12 +1,15 @@
 """What /metrics tells, in the text format of Prometheus 0.0.4."""
 
 import bisect
+import time
 from collections import defaultdict
 from collections.abc import Iterable
 
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
 from raydiance.serving.messages import Description
 
-__all__ = ["Counts", "exposition"]
+__all__ = ["Counted", "Counts", "exposition"]
 
 BOUNDS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 Sample = tuple[str, float]
@@ -25,6 +28,31 @@ class Counts:
         self.requests[route, method, status] += 1
         self.seconds[route] += seconds
         self.buckets[route][bisect.bisect_left(BOUNDS_S, seconds)] += 1
+
+
+class Counted:
+    """Counts requests by the route that answered them."""
+
+    def __init__(self, app: ASGIApp, counts: Counts) -> None:
+        self._app, self._counts = app, counts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status = time.perf_counter(), 0
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        finally:
+            route = getattr(scope.get("route"), "path", "none")
+            self._counts.add(route, scope["method"], status, time.perf_counter() - began)
 
 
 def exposition(counts: Counts, jobs: int, description: Description | None) -> str:

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import socket
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
@@ -21,7 +22,8 @@ from ray.serve.handle import DeploymentHandle
 
 from raydiance.cluster import session
 from raydiance.config.platform import ClusterSpec, ServeSpec
-from raydiance.errors import ClusterError, ConfigError
+from raydiance.errors import ClusterError, ConfigError, RaydianceError
+from raydiance.generation import load_bundle
 from raydiance.serving.app import build_app
 from raydiance.serving.client import Client
 from raydiance.serving.keys import KEYS_VARIABLE, ApiKey, KeyRing, keys_for
@@ -34,7 +36,7 @@ from raydiance.storage import ArtifactRef, Store
 
 __all__ = ["Endpoint", "Resolve", "bind", "find_bundle", "running", "serve"]
 
-APPLICATION = "raydiance"
+APPLICATION, GATEWAY = "raydiance", "gateway"  # apart, so that the gateway goes on while replicas change
 ATTEMPTS = (
     3  # a replica that dies takes its requests with it; they are asked again, and answer the same bytes
 )
@@ -42,6 +44,8 @@ PROXY_GRACE_S = 5.0  # the gateway answers a timeout before Serve's proxy would 
 GATEWAY_REQUESTS = 1000
 QUIET = {"log_level": "WARNING", "enable_access_log": False}
 CONSTRUCTIONS = 2  # a bundle that does not load twice will not load
+
+logger = logging.getLogger(__name__)
 
 Resolve = Callable[[str, str], ArtifactRef]
 """resolve(name, alias) -> the bundle that the registry means."""
@@ -101,8 +105,11 @@ class Replica:
 class Gateway:
     """HTTP in front of the replicas: limits, keys, retries. Holds no model and no torch."""
 
-    def __init__(self, replicas: DeploymentHandle[Any], spec: ServeSpec, keys: Sequence[ApiKey]) -> None:
-        self._backend, self._spec = _Replicas(replicas), spec
+    def __init__(
+        self, spec: ServeSpec, keys: Sequence[ApiKey], replicas: DeploymentHandle[Any] | None = None
+    ) -> None:
+        self._backend = _Replicas(replicas or ray_serve.get_deployment_handle("replica", APPLICATION))
+        self._spec = spec
         self._keys = KeyRing(keys, None if spec.keys is None else Path(spec.keys))
 
     def __serve_build_asgi_app__(self) -> object:
@@ -220,8 +227,10 @@ def running(
         try:
             _deploy(spec, store, ref, given)
             _wait_until_ready(url, spec)
-            yield Endpoint(url, ref)
+            with _following(spec, store, ref, resolve):
+                yield Endpoint(url, ref)
         finally:
+            ray_serve.delete(GATEWAY)
             ray_serve.delete(APPLICATION)  # drains the replicas
             if others_ray:  # Serve ends with a Ray of our own; asked to before, it complains of its own death
                 ray_serve.shutdown()  # type: ignore[no-untyped-call]
@@ -246,8 +255,47 @@ def serve(
         echo("shutting down")
 
 
+@contextmanager
+def _following(spec: ServeSpec, store: Store, ref: ArtifactRef, resolve: Resolve | None) -> Iterator[None]:
+    """While the block runs, roll over to whatever bundle the alias comes to mean.
+
+    New replicas are warmed up before the old ones are drained; a bundle that does not load, or a registry that
+    does not answer, leaves the one that is served.
+    """
+    ended = threading.Event()
+
+    def follow() -> None:
+        served, broken = ref, None
+        while not ended.wait(spec.follow_s):
+            try:
+                wanted = find_bundle(store, spec.bundle, resolve)
+                if wanted in (served, broken):
+                    continue
+                logger.warning("rolling over from %s to %s", served.key, wanted.key)
+                broken = wanted
+                load_bundle(store.get(wanted))  # one that cannot be loaded shall not take a replica down
+                ray_serve.run(_replicas(spec, store, wanted), name=APPLICATION, route_prefix=None)
+                served, broken = wanted, None
+            except (RaydianceError, RuntimeError, OSError) as error:
+                logger.warning("%s goes on being served: %s", served.key, error)
+
+    thread = threading.Thread(target=follow, name="alias", daemon=True)
+    if "@" in spec.bundle:
+        thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if thread.is_alive():
+            thread.join()
+
+
 def bind(spec: ServeSpec, store: Store, ref: ArtifactRef, keys: Sequence[ApiKey]) -> Application:
-    """The gateway in front of its replicas, as Ray Serve runs it."""
+    """The gateway in front of its replicas as one application, for files that tell Ray Serve of it."""
+    return _gateway(spec, keys, _replicas(spec, store, ref))
+
+
+def _replicas(spec: ServeSpec, store: Store, ref: ArtifactRef) -> Application:
     capacity = spec.slots + spec.queue
     replicas = ray_serve.deployment(
         name="replica",
@@ -260,6 +308,11 @@ def bind(spec: ServeSpec, store: Store, ref: ArtifactRef, keys: Sequence[ApiKey]
         logging_config=QUIET,
         ray_actor_options={"num_cpus": spec.cpus_per_replica, "num_gpus": spec.gpus_per_replica},
     )(Replica)
+    return replicas.bind(store, ref, spec)
+
+
+def _gateway(spec: ServeSpec, keys: Sequence[ApiKey], replicas: Application | None = None) -> Application:
+    """The gateway; without replicas of its own it asks those of APPLICATION."""
     gateway = ray_serve.deployment(
         name="gateway",
         max_ongoing_requests=GATEWAY_REQUESTS,
@@ -268,10 +321,11 @@ def bind(spec: ServeSpec, store: Store, ref: ArtifactRef, keys: Sequence[ApiKey]
         logging_config=QUIET,
         ray_actor_options={"num_cpus": 0},
     )(ray_serve.ingress()(Gateway))
-    return gateway.bind(replicas.bind(store, ref, spec), spec, keys)
+    return gateway.bind(spec, keys, replicas)
 
 
 def _deploy(spec: ServeSpec, store: Store, ref: ArtifactRef, keys: Sequence[ApiKey]) -> None:
+    """Start Serve and the application on it. Raises ClusterError if it does not come up."""
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     environment = {
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "raydiance.serving.limits:proxy_middlewares",
@@ -291,7 +345,8 @@ def _deploy(spec: ServeSpec, store: Store, ref: ArtifactRef, keys: Sequence[ApiK
             controller_options={"runtime_env": {"env_vars": environment}},
             logging_config=QUIET,
         )
-        ray_serve.run(bind(spec, store, ref, keys), name=APPLICATION, route_prefix="/")
+        ray_serve.run(_replicas(spec, store, ref), name=APPLICATION, route_prefix=None)
+        ray_serve.run(_gateway(spec, keys), name=GATEWAY, route_prefix="/")
     except (RuntimeError, TimeoutError, RayError) as error:
         reason = [line for line in str(error).splitlines() if line.strip()][-1].strip()
         raise ClusterError(f"the endpoint with {ref.key} did not start: {reason}") from error
