@@ -64,15 +64,17 @@ def field_view_set(field: VoxelField, cameras: Cameras, *, num_samples: int, num
 def surface_points(cameras: Cameras, depth: Tensor, hit: Tensor, num_points: int, *, seed: int) -> Tensor:
     """num_points random points among the ends of the rays that hit, [P, 3]; depth and hit are [V, H, W].
 
-    Drawn with replacement where there are fewer. An object that no ray hits has all its points in the origin.
+    The seed puts all pixels in an order, and the first that hit are taken: a pixel more or less changes no
+    other's part. Some are taken again where there are too few. An object that no ray hits has all its points
+    in the origin.
     """
     if not bool(hit.any()):
         return torch.zeros(num_points, 3)
-    rays = cameras.rays()
-    ends = (rays.origins + depth[..., None] * rays.directions)[hit]
     generator = torch.Generator().manual_seed(seed)
-    if len(ends) >= num_points:
-        chosen = torch.randperm(len(ends), generator=generator)[:num_points]
-    else:
-        chosen = torch.randint(len(ends), (num_points,), generator=generator)
-    return ends[chosen]
+    order = torch.randperm(hit.numel(), generator=generator)
+    chosen = order[hit.flatten()[order]][:num_points]
+    if missing := num_points - len(chosen):
+        chosen = torch.cat([chosen, chosen[torch.randint(len(chosen), (missing,), generator=generator)]])
+    rays = cameras.rays()
+    ends: Tensor = (rays.origins + depth[..., None] * rays.directions).flatten(0, 2)[chosen]
+    return ends
