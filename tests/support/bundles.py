@@ -13,6 +13,7 @@ from raydiance.diffusion import grids, plans, schedules
 from raydiance.generation import BundleSpec, LatentModel, write_bundle
 from raydiance.models import AutodecoderSpec, FieldDecoder, UNet, UNetSpec
 from raydiance.storage import Artifact, ArtifactRef, Store
+from raydiance.training.randomness import seeded
 
 DECODER = AutodecoderSpec(
     code_dim=8,
@@ -58,7 +59,7 @@ def tiny_model(*, num_classes: int = 0, seed: int = 0) -> LatentModel:
         metrics={"psnr_held_out": 23.5},
     )
     generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
+    with seeded(seed):
         decoder, denoiser = FieldDecoder(DECODER), UNet(unet)
     randomised(decoder, generator)
     decoder.out.weight.data.mul_(8.0)  # dense here and empty there, not a haze

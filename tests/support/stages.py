@@ -14,6 +14,7 @@ from raydiance.fields import VoxelField, render_views, spiral_cameras
 from raydiance.models import Autodecoder, save_weights
 from raydiance.spec import to_plain
 from raydiance.storage import Artifact, Store, write_json
+from raydiance.training.randomness import seeded
 
 SIZE, VIEWS, SAMPLES_PER_RAY = 24, 6, 32
 
@@ -23,7 +24,7 @@ def stage_artifacts(store: Store, *, num_objects: int = 6, num_test: int = 1) ->
     tests.
     """
     generator = torch.Generator().manual_seed(5)
-    with torch.random.fork_rng(devices=[]):
+    with seeded(5):
         autodecoder = Autodecoder(DECODER, num_objects)
     model = tiny_model()
     autodecoder.decoder.load_state_dict(model.decoder.state_dict())

@@ -15,6 +15,7 @@ from raydiance.fields import Cameras, VoxelField, render_views
 
 __all__ = ["ViewSet", "composite", "field_view_set", "real_view_set", "surface_points"]
 
+ORDER_SEED = 0
 HIT = 0.5  # opacity from which a pixel counts as surface
 
 
@@ -44,7 +45,7 @@ def real_view_set(data: ViewDataset, objects: list[int], views: list[int], num_p
         rgba = data.images(index, views)
         depth = data.depth(index, views).float()
         hit = (rgba[..., 3] > 255 * HIT) & (depth > 0)
-        points = surface_points(data.cameras(index)[views], depth, hit, num_points, seed=index)
+        points = surface_points(data.cameras(index)[views], depth, hit, num_points)
         parts.append(ViewSet(composite(rgba), points[None]))
     return ViewSet.cat(parts)
 
@@ -54,23 +55,21 @@ def field_view_set(field: VoxelField, cameras: Cameras, *, num_samples: int, num
     rendering = render_views(field, cameras, num_samples=num_samples)
     opacity = rendering.opacity
     depth = rendering.depth / opacity.clamp(min=1e-6)  # the mean distance of what was hit
-    points = [
-        surface_points(cameras, depth[i], opacity[i] > HIT, num_points, seed=i) for i in range(len(field))
-    ]
+    points = [surface_points(cameras, depth[i], opacity[i] > HIT, num_points) for i in range(len(field))]
     images = rendering.colour.clamp(0.0, 1.0).flatten(0, 1).permute(0, 3, 1, 2)
     return ViewSet(images, torch.stack(points))
 
 
-def surface_points(cameras: Cameras, depth: Tensor, hit: Tensor, num_points: int, *, seed: int) -> Tensor:
+def surface_points(cameras: Cameras, depth: Tensor, hit: Tensor, num_points: int) -> Tensor:
     """num_points random points among the ends of the rays that hit, [P, 3]; depth and hit are [V, H, W].
 
-    The seed puts all pixels in an order, and the first that hit are taken: a pixel more or less changes no
-    other's part. Some are taken again where there are too few. An object that no ray hits has all its points
-    in the origin.
+    The pixels have one random order for all objects, and the first that hit are taken: so one pixel more or less
+    changes no other's part, and no two objects are sampled more alike than others. Some are taken again where
+    there are too few. An object that no ray hits has all its points in the origin.
     """
     if not bool(hit.any()):
         return torch.zeros(num_points, 3)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(ORDER_SEED)
     order = torch.randperm(hit.numel(), generator=generator)
     chosen = order[hit.flatten()[order]][:num_points]
     if missing := num_points - len(chosen):
