@@ -42,7 +42,9 @@ class UNetSpec:
     With `num_classes` the network takes labels 0 .. num_classes - 1; the label num_classes means "no class".
     With `vector_dim` it takes a vector, added to the embedding of the noise level; with `token_dim` the
     attention levels also attend to tokens. For either the network learns what stands for "not told".
-    `checkpointing`: activations within a stage are computed anew in the backward pass, not kept.
+    `patch`: so many neighbours along each axis are one position of level 0, with all their channels; such a
+    network works at a fraction of the cost where the input is large. `checkpointing`: activations within a
+    stage are computed anew in the backward pass, not kept.
     """
 
     dims: int = 3
@@ -60,14 +62,21 @@ class UNetSpec:
     checkpointing: bool = False
     dropout: float = 0.0
     norm: Norm = "group"
+    patch: int = 1
     coordinates: bool = True  # the network is told where in the volume it is: things stand upright
     resolution: int = 8  # of the input, along each axis; it matters to the global path alone
     global_width: int = 0  # of the path that sees the whole input at once; 0 for none
     global_blocks: int = 2
+    global_pool: int = 1  # it sees, and moves, means over so many neighbours along each axis
 
     def __post_init__(self) -> None:
         if self.dims not in (1, 2, 3):
             raise ValueError(f"dims must be 1, 2 or 3, got {self.dims}")
+        if self.patch < 1 or self.global_pool < 1 or self.resolution % self.global_pool:
+            raise ValueError(
+                "patch and global_pool must be at least 1, and global_pool divide the resolution "
+                f"{self.resolution}, got {self.patch} and {self.global_pool}"
+            )
         if not self.multipliers:
             raise ValueError("multipliers needs at least one level, such as [1, 2]")
         if self.token_dim and not self.attention_levels:
@@ -128,19 +137,21 @@ class GlobalPath(nn.Module):
 
     def __init__(self, spec: UNetSpec) -> None:
         super().__init__()
-        positions, width = spec.resolution**spec.dims, spec.global_width
-        self.out_channels = spec.out_channels
+        positions, width = (spec.resolution // spec.global_pool) ** spec.dims, spec.global_width
+        self.out_channels, self.pool = spec.out_channels, spec.global_pool
         self.stem = nn.Linear(spec.in_channels * positions, width)
         self.blocks = nn.ModuleList(_Perceptron(width, spec.embedding_dim) for _ in range(spec.global_blocks))
         self.norm = nn.LayerNorm(width)
         self.out = zero_init(nn.Linear(width, spec.out_channels * positions))
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        if self.pool > 1:
+            x = _coarser(x, self.pool).mean(dim=2)
         h = self.stem(x.flatten(1))
         for block in self.blocks:
             h = block(h, embedding)
         out: Tensor = self.out(self.norm(h)).reshape(len(x), self.out_channels, *x.shape[2:])
-        return out
+        return out if self.pool == 1 else F.interpolate(out, scale_factor=float(self.pool), mode="nearest")
 
 
 class _Perceptron(nn.Module):
@@ -171,7 +182,10 @@ class UNet(nn.Module):
         self.vector = nn.Linear(spec.vector_dim, spec.embedding_dim) if spec.vector_dim else None
         self.no_vector = nn.Parameter(torch.zeros(spec.vector_dim)) if spec.vector_dim else None
         self.no_token = nn.Parameter(torch.zeros(1, 1, spec.token_dim)) if spec.token_dim else None
-        self.stem = conv(dims, spec.in_channels + (dims if spec.coordinates else 0), widths[0])
+        entries, edge = spec.patch**dims, 3 if spec.patch == 1 else 1  # a patch is a neighbourhood already
+        self.stem = conv(
+            dims, spec.in_channels * entries + (dims if spec.coordinates else 0), widths[0], edge
+        )
 
         self.down = nn.ModuleList()
         self.downsample = nn.ModuleList()
@@ -201,7 +215,7 @@ class UNet(nn.Module):
 
         self.whole = GlobalPath(spec) if spec.global_width else None
         self.norm = normalisation(dims, width, spec.norm)
-        self.out = zero_init(conv(dims, width, spec.out_channels))
+        self.out = zero_init(conv(dims, width, spec.out_channels * entries, edge))
         if dims == 3:
             channels_last_kernels(self)
 
@@ -219,6 +233,9 @@ class UNet(nn.Module):
         if self.no_token is not None and tokens is None:
             tokens = self.no_token.expand(len(x), 1, -1)
 
+        whole = x
+        if self.spec.patch > 1:
+            x = _coarser(x, self.spec.patch).flatten(1, 2)
         if self.spec.dims == 3:
             x = x.contiguous(memory_format=torch.channels_last_3d)
         h = self.stem(torch.cat([x, _coordinates(x)], dim=1) if self.spec.coordinates else x)
@@ -238,7 +255,9 @@ class UNet(nn.Module):
             if index < len(self.upsample):
                 h = upsample(self.upsample[index](h))
         out: Tensor = self.out(F.silu(self.norm(h)))
-        return out if self.whole is None else out + self.whole(x, embedding)
+        if self.spec.patch > 1:
+            out = _finer(out, self.spec.patch)
+        return out if self.whole is None else out + self.whole(whole, embedding)
 
     def _embed(self, x: Tensor, noise_level: Tensor, told: Condition) -> Tensor:
         embedding: Tensor = self.noise(noise_level)
@@ -253,11 +272,11 @@ class UNet(nn.Module):
         return embedding
 
     def _check(self, x: Tensor, told: Condition) -> None:
-        factor = 2 ** (len(self.spec.multipliers) - 1)
+        factor = self.spec.patch * 2 ** (len(self.spec.multipliers) - 1)
         if x.ndim != self.spec.dims + 2 or any(size % factor for size in x.shape[2:]):
             raise ValueError(
                 f"need [B, C, {self.spec.dims} spatial axes divisible by {factor}] for multipliers "
-                f"{self.spec.multipliers}, got {list(x.shape)}"
+                f"{self.spec.multipliers} and patches of {self.spec.patch}, got {list(x.shape)}"
             )
         if self.whole is not None and any(size != self.spec.resolution for size in x.shape[2:]):
             raise ValueError(
@@ -275,3 +294,20 @@ def _coordinates(x: Tensor) -> Tensor:
     axes = [torch.linspace(-1, 1, size, device=x.device, dtype=x.dtype) for size in x.shape[2:]]
     grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))
     return grid.expand(len(x), *grid.shape)
+
+
+def _coarser(x: Tensor, patch: int) -> Tensor:
+    """Neighbours put side by side: [B, C, *] -> [B, C, patch^dims, * / patch]."""
+    dims = x.ndim - 2
+    split = [part for size in x.shape[2:] for part in (size // patch, patch)]
+    order = [0, 1, *range(3, 3 + 2 * dims, 2), *range(2, 2 + 2 * dims, 2)]
+    parted = x.reshape(*x.shape[:2], *split).permute(order)
+    return parted.reshape(*x.shape[:2], patch**dims, *split[::2])
+
+
+def _finer(x: Tensor, patch: int) -> Tensor:
+    """The way back: [B, C patch^dims, *] -> [B, C, * patch]."""
+    dims, sizes = x.ndim - 2, x.shape[2:]
+    parted = x.reshape(len(x), -1, *(patch,) * dims, *sizes)
+    order = [0, 1, *(axis for i in range(dims) for axis in (2 + dims + i, 2 + i))]
+    return parted.permute(order).reshape(len(x), parted.shape[1], *(size * patch for size in sizes))

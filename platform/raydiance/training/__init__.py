@@ -26,6 +26,7 @@ from raydiance.training.denoisers import (
 from raydiance.training.diffusion import DiffusionObjective, train_diffusion
 from raydiance.training.ema import Ema
 from raydiance.training.loop import Batch, LoopSpec, Objective, fit, start, train_step
+from raydiance.training.radiance import FieldLoop, FieldUNetSpec, RadianceTraining, RenderingLoss
 
 __all__ = [
     "AutodecoderLoop",
@@ -38,6 +39,8 @@ __all__ = [
     "DiffusionObjective",
     "DiffusionTraining",
     "Ema",
+    "FieldLoop",
+    "FieldUNetSpec",
     "LatentUNetSpec",
     "LoopSpec",
     "Objective",
@@ -45,6 +48,8 @@ __all__ = [
     "PixelTraining",
     "PixelUNetSpec",
     "PowerAverages",
+    "RadianceTraining",
+    "RenderingLoss",
     "Snapshot",
     "TrainState",
     "combine",

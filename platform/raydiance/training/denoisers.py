@@ -1,4 +1,6 @@
-"""What a denoiser is and how it is trained, for each kind of data: its spec, its noise levels, what it is told."""
+"""What a denoiser is and how it is trained, for each kind of data: its spec, its noise levels, what it is
+told.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
@@ -48,8 +50,8 @@ class DiffusionLoop(LoopSpec):
 class DiffusionTraining:
     """The denoiser and how it is trained. ln sigma is normal with mean `p_mean` and deviation `p_std`.
 
-    Karras et al. 2022 take -1.2 and 1.2 for images; latents of aligned objects have thousands of numbers but few
-    directions, so that noise must be ten times the data before it hides which object it is.
+    Karras et al. 2022 take -1.2 and 1.2 for images; latents of aligned objects have thousands of numbers but
+    few directions, so that noise must be ten times the data before it hides which object it is.
     """
 
     model: LatentUNetSpec = LatentUNetSpec()
@@ -82,7 +84,9 @@ class DiffusionTraining:
 
 @spec
 class PixelUNetSpec(UNetSpec):
-    """The U-Net of digits whose rows are channels. It has one level: tables ask it some hundred million times."""
+    """The U-Net of digits whose rows are channels. It has one level: tables ask it some hundred million
+    times.
+    """
 
     dims: int = 1
     in_channels: int = 8
@@ -132,7 +136,6 @@ class PixelTraining:
 
     def draw_sigma(self, batch: Batch, generators: Sequence[Generator]) -> Tensor:
         """Noise levels [B] of a batch, an own generator for each item."""
-        uniform = torch.cat([torch.rand(1, generator=g) for g in generators])
-        index = torch.tensor(batch.indices)
-        even = losses.stratified(uniform, index, batch.batch_size)
-        return losses.discrete_sigma(schedules.named(self.schedule, self.num_train_steps), even)
+        return losses.stratified_discrete_sigma(
+            schedules.named(self.schedule, self.num_train_steps), batch.indices, batch.batch_size, generators
+        )
