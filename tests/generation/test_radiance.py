@@ -210,7 +210,9 @@ def test_samples_are_evaluated_completed_and_reconstructed(
     sampled = sample(MICRO.sample, run)
     again = FieldSet.of(sample(replace(MICRO.sample, first_seed=1, num_samples=1), run).artifact)
     whole = FieldSet.of(sampled.artifact)[1].grid
-    torch.testing.assert_close(again[0].grid, whole, atol=1e-3, rtol=2e-3)  # a seed is a sample; files are float16
+    torch.testing.assert_close(
+        again[0].grid, whole, atol=1e-3, rtol=2e-3
+    )  # a seed is a sample; files are float16
     inputs = {"sample": sampled.artifact, "fit": found["fit"], "render": found["render"]}
     outcome = evaluate(MICRO.evaluate, local_run(store, inputs=inputs))
     assert {"fd_views", "kd_views", "coverage", "jsd", "psnr_held_out"} <= set(outcome.metrics)
