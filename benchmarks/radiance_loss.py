@@ -1,6 +1,6 @@
 """What the rendering loss does for diffusion of fields: the same training with and without it.
 
-    python benchmarks/radiance_loss.py --encode KEY --render KEY --fit KEY [--steps 400] [--seeds 3]
+    python benchmarks/radiance_loss.py --encode KEY --render KEY --fit KEY [--steps 400] [--seeds 0 1 2]
         [--weights 0 10] [--omega alpha_bar]
 
 Each training has the same steps, batches, noise and first weights; only lambda_RGB (and omega_t) differ. A
@@ -48,7 +48,7 @@ def main() -> None:
         parser.add_argument(f"--{stage}", required=True, help=f"key of the artifact of the stage {stage}")
     parser.add_argument("--store", default=None)
     parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--weights", type=float, nargs="+", default=[0.0, 10.0])
     parser.add_argument("--omega", nargs="+", default=["alpha_bar"])
     parser.add_argument("--samples", type=int, default=48)
@@ -59,7 +59,7 @@ def main() -> None:
     base = RadianceTraining()
     loop = replace(base.loop, steps=arguments.steps, checkpoint_every=100, preview_every=arguments.steps)
     rows = []
-    for seed in range(arguments.seeds):
+    for seed in arguments.seeds:
         for weight in arguments.weights:
             for omega in arguments.omega if weight else arguments.omega[:1]:
                 rendering = replace(base.rendering, weight=weight, omega=omega)
