@@ -12,7 +12,7 @@ from tests.training.scenes import COLOURS, ball, balls
 
 from raydiance.config import compose
 from raydiance.config.stages import stages_of
-from raydiance.data import encode
+from raydiance.data.encode import encode
 from raydiance.data.fieldsets import FieldCode, FieldSet
 from raydiance.diffusion.guidance import loss_guided
 from raydiance.diffusion.plans import build

@@ -13,14 +13,14 @@ from raydiance.metrics.image import masked_psnr, psnr, ssim
 from raydiance.metrics.inception import FidInception, read_inception
 from raydiance.metrics.manifolds import PrecisionRecall, inception_score, precision_recall
 from raydiance.metrics.perceptual import PerceptualDistance, read_lpips
-from raydiance.metrics.registry import EXTRACTORS, Extractor, extractor, image_set_scores
+from raydiance.metrics.registry import EXTRACTORS, ImageExtractor, extractor, image_set_scores
 
 __all__ = [
     "EXTRACTORS",
     "FEATURES",
     "FEATURES_NAME",
-    "Extractor",
     "FidInception",
+    "ImageExtractor",
     "KernelDistance",
     "PerceptualDistance",
     "PrecisionRecall",

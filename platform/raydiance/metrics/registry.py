@@ -18,7 +18,7 @@ from raydiance.metrics.frechet import frechet_distance, kernel_distance
 from raydiance.metrics.inception import read_inception
 from raydiance.metrics.manifolds import inception_score, precision_recall
 
-__all__ = ["EXTRACTORS", "Extractor", "extractor", "image_set_scores"]
+__all__ = ["EXTRACTORS", "ImageExtractor", "extractor", "image_set_scores"]
 
 CHUNK = 64  # images at a time
 KERNEL_SEED = 0  # the subsets of the kernel distance are always the same ones
@@ -26,7 +26,7 @@ NEIGHBOURS = 3
 
 
 @dataclass(frozen=True)
-class Extractor:
+class ImageExtractor:
     """identity: what a change of would make scores incomparable. names: of Frechet and kernel distance,
     precision, recall. look: features [B, F] of images [B, 3, H, W] in [0, 1], and class logits where it knows
     classes.
@@ -43,34 +43,36 @@ class Extractor:
         return torch.cat(features), None if logits[0] is None else torch.cat(logits)
 
 
-def _views(weights: Path | None) -> Extractor:
+def _views(weights: Path | None) -> ImageExtractor:
     if weights is not None:
         raise DataError(f"weights {weights}: the extractor 'views' takes none; leave them out")
     network = view_features()
     names = ("fd_views", "kd_views", "precision_views", "recall_views")
-    return Extractor(FEATURES_NAME, names, lambda images: (network(images), None))
+    return ImageExtractor(FEATURES_NAME, names, lambda images: (network(images), None))
 
 
-def _inception(weights: Path | None) -> Extractor:
+def _inception(weights: Path | None) -> ImageExtractor:
     if weights is None:
         raise DataError(
             "the extractor 'inception' needs the weights of the papers, which are not part of this project: give "
             "the path of a safetensors file, or take 'views'"
         )
-    return Extractor("inception-2015-12-05", ("fid", "kid", "precision", "recall"), read_inception(weights))
+    return ImageExtractor(
+        "inception-2015-12-05", ("fid", "kid", "precision", "recall"), read_inception(weights)
+    )
 
 
-EXTRACTORS: dict[str, Callable[[Path | None], Extractor]] = {"views": _views, "inception": _inception}
+EXTRACTORS: dict[str, Callable[[Path | None], ImageExtractor]] = {"views": _views, "inception": _inception}
 
 
-def extractor(name: str, weights: str | Path | None = None) -> Extractor:
+def extractor(name: str, weights: str | Path | None = None) -> ImageExtractor:
     """An extractor by name. DataError, by name, for one that there is not or whose weights are missing."""
     if name not in EXTRACTORS:
         raise DataError(f"extractor {name!r}: there is {', '.join(sorted(EXTRACTORS))}")
     return EXTRACTORS[name](None if weights is None else Path(weights))
 
 
-def image_set_scores(looked: Extractor, generated: Tensor, reference: Tensor) -> dict[str, float]:
+def image_set_scores(looked: ImageExtractor, generated: Tensor, reference: Tensor) -> dict[str, float]:
     """All scores of images [N, 3, H, W] beside references [M, 3, H, W], by the names that the extractor gives
     them.
 

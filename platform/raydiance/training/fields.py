@@ -5,17 +5,15 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import torch
-import trimesh
 from annotated_types import Ge, Gt
 from numpy.typing import NDArray
 
 from raydiance.data.captures import CaptureSpec, PosedCapture, open_capture
 from raydiance.data.ingest import into_unit_ball
-from raydiance.data.raycast import render_mesh
 from raydiance.data.render import RenderSpec, camera_arrays, spiral
 from raydiance.data.sandbox import read_mesh
 from raydiance.data.views import ViewDataset
@@ -38,6 +36,9 @@ from raydiance.spec import spec, to_plain
 from raydiance.storage import Artifact, ArtifactRef, Draft, Store, write_json
 from raydiance.tracking import Outcome, Run
 from raydiance.training.fitting import FieldFit, FittedField, PosedImages, fit_field, held_out_psnr
+
+if TYPE_CHECKING:
+    import trimesh
 
 __all__ = ["CaptureFit", "FieldsFit", "complete", "fit", "fit_capture", "fit_views", "voxelise"]
 
@@ -143,6 +144,8 @@ def complete(spec: FieldCompletion, run: Run) -> Outcome:
 
 def voxelise(path: Path, resolution: int) -> VoxelField:
     """A field in the unit box of a mesh file, fitted to views of it. DataError for what is no mesh."""
+    from raydiance.data.raycast import render_mesh  # here, because it compiles
+
     mesh, _, _ = into_unit_ball(read_mesh(path), 0.95)
     look = RenderSpec(size=64, num_views=24, held_out_every=0)
     cameras = spiral(look)
@@ -302,7 +305,7 @@ def _write_capture(
     return {"mesh": said, "watertight": watertight, "faces": len(mesh.faces)}
 
 
-def _write_meshes(draft: Draft, spec: CaptureFit, fitted: FittedField, mesh: trimesh.Trimesh) -> None:
+def _write_meshes(draft: Draft, spec: CaptureFit, fitted: FittedField, mesh: "trimesh.Trimesh") -> None:
     extras = {"raydiance": {"field": draft.key}}
     export_glb(mesh, draft.path("mesh.glb"), extras=extras)
     baked = bake_texture(fitted.field, mesh, size=spec.texture_size)
