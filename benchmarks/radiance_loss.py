@@ -1,7 +1,7 @@
 """What the rendering loss does for diffusion of fields: the same training with and without it.
 
-    python benchmarks/radiance_loss.py --encode KEY --render KEY --fit KEY [--steps 400] [--seeds 0 1 2]
-        [--weights 0 10] [--omega alpha_bar]
+    python benchmarks/radiance_loss.py --render KEY --fit KEY [--steps 400] [--seeds 0 1 2]
+        [--weights 0 10] [--omega alpha_bar] [--resolution 16]
 
 Each training has the same steps, batches, noise and first weights; only lambda_RGB (and omega_t) differ. A
 training that was cut off goes on, one that is done is not done again. For each: fd_views, COV, MMD and 1-NNA of
@@ -16,11 +16,14 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from raydiance.data.field_latents import FieldEncode, encode_fields
+from raydiance.data.fieldsets import FieldSet
+from raydiance.fields import save_field
 from raydiance.generation.radiance import FieldPlan, FieldSampling, sample
 from raydiance.generation.radiance_evaluate import FieldEvaluation, evaluate_fields
-from raydiance.storage import Artifact, Store
+from raydiance.storage import Artifact, Store, write_json
 from raydiance.tracking import LineProgress, NullTracker, Run, local_run
-from raydiance.training import RadianceTraining, train_diffusion
+from raydiance.training import FieldUNetSpec, RadianceTraining, train_diffusion
 
 SHOWN = (
     "fd_views",
@@ -40,11 +43,24 @@ def trained(run: Run, training: RadianceTraining) -> Artifact:
     return train_diffusion(training, run).artifact
 
 
+def coarser(store: Store, fit: Artifact, resolution: int) -> Artifact:
+    """The same fields with fewer samples; made once."""
+    name = f"{fit.ref.key.rpartition('/')[2]}-at-{resolution}"
+    if made := store.latest(f"fields/{name}"):
+        return made
+    found = FieldSet.of(fit)
+    with store.create("fields", name, parents=[fit.ref]) as draft:
+        for row, field in zip(found.rows, found, strict=True):
+            save_field(field.resampled((resolution,) * 3), draft.path(str(row["file"])))
+        write_json(draft.path("fields.json"), {"objects": found.rows, "failed": []})
+    return draft.artifact
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    for stage in ("encode", "render", "fit"):
+    for stage in ("render", "fit"):
         parser.add_argument(f"--{stage}", required=True, help=f"key of the artifact of the stage {stage}")
     parser.add_argument("--store", default=None)
     parser.add_argument("--steps", type=int, default=400)
@@ -52,18 +68,24 @@ def main() -> None:
     parser.add_argument("--weights", type=float, nargs="+", default=[0.0, 10.0])
     parser.add_argument("--omega", nargs="+", default=["alpha_bar"])
     parser.add_argument("--samples", type=int, default=48)
+    parser.add_argument("--resolution", type=int, default=32)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     store = Store.open(arguments.store)
-    inputs = {stage: store.get(getattr(arguments, stage)) for stage in ("encode", "render", "fit")}
-    base = RadianceTraining()
-    loop = replace(base.loop, steps=arguments.steps, checkpoint_every=100, preview_every=arguments.steps)
+    render, fit = store.get(arguments.render), store.get(arguments.fit)
+    size = arguments.resolution
+    fit = coarser(store, fit, size) if size != FieldSet.of(fit)[0].resolution[0] else fit
+    encoding = local_run(store, name=f"loss-encode-{size}", inputs={"fit": fit})
+    encoded = store.latest(f"latents/{encoding.name}") or encode_fields(FieldEncode(), encoding).artifact
+    inputs = {"encode": encoded, "render": render, "fit": fit}
+    base = RadianceTraining(model=FieldUNetSpec(resolution=size, channels=64 if size < 32 else 32))
+    loop = replace(base.loop, steps=arguments.steps, checkpoint_every=50, preview_every=arguments.steps)
     rows = []
     for seed in arguments.seeds:
         for weight in arguments.weights:
             for omega in arguments.omega if weight else arguments.omega[:1]:
                 rendering = replace(base.rendering, weight=weight, omega=omega)
-                name = f"loss-{arguments.steps}-{seed}-{weight:g}-{omega}"
+                name = f"loss-{size}-{arguments.steps}-{seed}-{weight:g}-{omega}"
                 progress, tracker = LineProgress(), NullTracker()
                 run = local_run(
                     store, name=name, inputs=inputs, seed=seed, tracker=tracker, progress=progress

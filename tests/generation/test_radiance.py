@@ -19,8 +19,9 @@ from raydiance.diffusion.plans import build
 from raydiance.diffusion.preconditioning import discrete_clean
 from raydiance.diffusion.schedules import named
 from raydiance.errors import ConfigError, DataError
-from raydiance.fields import VoxelField, render_views, save_field, spiral_cameras
+from raydiance.fields import VoxelField, render_views, save_field, spiral_cameras, write_png
 from raydiance.generation.completion import complete_field
+from raydiance.generation.embeddings import embedding_error, embedding_pair
 from raydiance.generation.evaluate import evaluate
 from raydiance.generation.masks import BoxMask, BrushMask, HalfSpaceMask, random_box, removed_by
 from raydiance.generation.radiance import FieldPlan, RadianceModel, sample
@@ -230,6 +231,16 @@ def test_samples_are_evaluated_completed_and_reconstructed(
 
     rows = reconstruct(MICRO.reconstruct, run).tables["objects"]
     assert {"psnr_unseen", "psnr_best_unguided", "psnr_fitted"} <= set(rows[0])
+    seen = render_views(FIELDS[2], spiral_cameras(1, size=32, radius=2.8, fov_degrees=42.0)).colour[0, 0]
+    write_png(tmp_path / "blue.png", seen)
+    like = replace(MICRO.reconstruct, like=str(tmp_path / "blue.png"))
+    assert -1 <= reconstruct(like, run).metrics["likeness"] <= 1
+    with pytest.raises(ConfigError, match="knows no text"):
+        reconstruct(replace(like, text="a chair"), run)
+    with pytest.raises(ConfigError, match="CLIP, are not part"):
+        reconstruct(replace(like, embedding="clip"), run)
+    with pytest.raises(DataError, match="is no image"):
+        reconstruct(replace(like, like=str(tmp_path / "no.png")), run)
 
 
 def test_all_stages_have_settings_and_fit_gives_what_encode_takes(tmp_path: Path) -> None:
@@ -241,3 +252,16 @@ def test_all_stages_have_settings_and_fit_gives_what_encode_takes(tmp_path: Path
     torch.testing.assert_close(
         opacity(code.decode(code.encode(fields[1]))), opacity(fields[1]).clamp(max=0.99), atol=1e-4, rtol=0
     )
+
+
+def test_a_picture_says_which_ball_it_resembles() -> None:
+    """With no camera to go with it, through an embedding of pictures."""
+    model, cameras = knowing(), spiral_cameras(2, size=24, radius=2.8, fov_degrees=42.0)
+    pair = embedding_pair("views", None, text=False)
+    for index in range(3):
+        picture = render_views(FIELDS[index], cameras[1]).colour[0].permute(0, 3, 1, 2)
+        error = embedding_error(pair, pair.image(picture)[0], CODE, cameras, strength=1000.0, num_samples=32)
+        assert int(error(CODE.encode(FIELDS)).argmin()) == index
+        plan = model.plan(FieldPlan(solver="ddim", num_steps=16))
+        field = model.sample([0], plan, loss_guided(model.predict_noise, error, 1.0))
+        assert (opacity(field) - opacity(FIELDS)[index].clamp(max=0.99)).abs().max() < 0.1

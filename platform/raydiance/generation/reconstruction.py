@@ -9,18 +9,30 @@ our own terms; the network is passed through, see diffusion.guidance.loss_guided
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import torch
 from annotated_types import Ge, Gt
+from PIL import Image
 from torch import Tensor
 
 from raydiance.data.captures import CaptureSpec, open_capture
 from raydiance.data.fieldsets import FieldCode, FieldSet
 from raydiance.data.views import ViewDataset
 from raydiance.diffusion.guidance import loss_guided
-from raydiance.errors import ConfigError
-from raydiance.fields import Cameras, VoxelField, contact_sheet, render, render_views, write_png
+from raydiance.errors import ConfigError, DataError
+from raydiance.fields import (
+    Cameras,
+    VoxelField,
+    contact_sheet,
+    orbit_cameras,
+    render,
+    render_views,
+    write_png,
+)
+from raydiance.generation.embeddings import embedding_error, embedding_pair
 from raydiance.generation.radiance import FieldPlan, RadianceModel, sheet_of, write_fields
 from raydiance.generation.viewsets import composite
 from raydiance.metrics import psnr
@@ -38,10 +50,16 @@ class FieldReconstruction:
     source: a capture (as `fit` reads it), of which the frame `view` is used. Without one, held-out objects are
     reconstructed from one held-out view each, and compared in all other views with the best of `unguided`
     samples that no image guided. tau: deviation of a pixel. candidates: guided samples of each image, of
-    which the one that fits the image best is taken.
+    which the one that fits the image best is taken. text, like: in place of a source, a text or an image file
+    that the fields are to resemble, through an `embedding` (see generation.embeddings) with this strength.
     """
 
     source: str = ""
+    text: str = ""
+    like: str = ""
+    embedding: str = "views"
+    embedding_weights: str | None = None
+    strength: Annotated[float, Gt(0)] = 200.0
     view: Annotated[int, Ge(0)] = 0
     capture: CaptureSpec = CaptureSpec(max_side=64, extent=1.0)
     plan: FieldPlan = FieldPlan(solver="ddim", num_steps=40)
@@ -87,7 +105,36 @@ def reconstruct(spec: FieldReconstruction, run: Run) -> Outcome:
     """
     run.tracker.log_params(to_plain(spec))
     model = RadianceModel.of(run.inputs["train_diffusion"], run.inputs["encode"])
+    if spec.text or spec.like:
+        return _resembling(spec, run, model)
     return _from_source(spec, run, model) if spec.source else _table(spec, run, model)
+
+
+def _resembling(spec: FieldReconstruction, run: Run, model: RadianceModel) -> Outcome:
+    """Fields that resemble a text or an image, with no camera to go with it."""
+    pair = embedding_pair(spec.embedding, spec.embedding_weights, text=bool(spec.text))
+    if pair.text is not None and spec.text:
+        target = pair.text(spec.text)
+    else:
+        target = pair.image(composite(_picture(Path(spec.like))[None]))[0]
+    cameras = orbit_cameras(3, size=48, radius=2.8, fov_degrees=42.0, elevation_degrees=20.0)
+    error = embedding_error(
+        pair, target, model.code, cameras, strength=spec.strength, num_samples=spec.samples_per_ray
+    )
+    seeds = range(spec.first_seed, spec.first_seed + spec.candidates)
+    fields = model.sample(seeds, model.plan(spec.plan), loss_guided(model.predict_noise, error, 1.0))
+    with torch.no_grad():
+        alike = -error(model.code.encode(fields)) / spec.strength
+    return _keep(spec, run, fields, alike, "likeness", "{:.2f}")
+
+
+def _picture(path: Path) -> Tensor:
+    """uint8 [H, W, 4]. DataError for what is no image."""
+    try:
+        with Image.open(path) as image:
+            return torch.from_numpy(np.array(image.convert("RGBA")))
+    except (OSError, ValueError) as error:
+        raise DataError(f"like={path}: is no image that can be read ({error})") from error
 
 
 def guided(spec: FieldReconstruction, model: RadianceModel, image: PosedImage) -> tuple[VoxelField, Tensor]:
@@ -107,12 +154,19 @@ def _from_source(spec: FieldReconstruction, run: Run, model: RadianceModel) -> O
         )
     image = PosedImage(posed.photographs.rgba[spec.view], posed.photographs.cameras[spec.view])
     fields, fits = guided(spec, model, image)
+    return _keep(spec, run, fields, fits, "psnr_seen", "{:.1f} dB")
+
+
+def _keep(
+    spec: FieldReconstruction, run: Run, fields: VoxelField, fits: Tensor, name: str, label: str
+) -> Outcome:
+    """The candidates with how well each fits, as an artifact."""
     names = [f"seed-{spec.first_seed + index}" for index in range(len(fits))]
     with _draft(spec, run) as draft:
         meshes = write_fields(draft, fields, names, spec.mesh_resolution)
-        sheet = sheet_of(fields, [f"{float(fit):.1f} dB" for fit in fits], spec.sheet_size)
+        sheet = sheet_of(fields, [label.format(float(fit)) for fit in fits], spec.sheet_size)
         write_png(draft.path("candidates.png"), sheet)
-    metrics = {"psnr_seen": float(fits.max()), "best": float(fits.argmax()), "meshes": float(meshes)}
+    metrics = {name: float(fits.max()), "best": float(fits.argmax()), "meshes": float(meshes)}
     run.tracker.log_metrics(metrics)
     run.tracker.log_image("candidates", sheet)
     print(f"the field that fits best is {names[int(fits.argmax())]}; all lie in {draft.artifact.folder()}")
