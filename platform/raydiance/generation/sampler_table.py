@@ -192,9 +192,9 @@ def _turn(cell: Cell) -> tuple[int, int, str]:
     """Where a cell stands in the queue: first what the papers claim, on the schedule of their claim."""
     calls = 200 if cell.plan is None else cell.plan.nfe
     main = (cell.method in FIRST and not cell.eta) or cell.method.startswith("tune")
-    claimed = cell.method == "DDIM" and not cell.eta
     if cell.steps > LONG:
-        tier = 1 if claimed and cell.schedule == "linear" else 5 if claimed else 6
+        claimed = cell.method == SIGMA_HAT or (cell.method == "DDIM" and not cell.eta)
+        tier = 1 if claimed and cell.method == "DDIM" and cell.schedule == "linear" else 5 if claimed else 6
     elif main and cell.steps <= SHORT:
         tier = 0 if cell.schedule == "linear" else 2
     else:
