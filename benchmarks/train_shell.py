@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from raydiance.cluster import Launcher, session
+from raydiance.cluster.session import session
+from raydiance.cluster.train import Launcher
 from raydiance.config import ClusterSpec
 from raydiance.storage import Store, code_version
 from raydiance.tracking import NullTracker, QuietProgress, Worker
