@@ -260,7 +260,7 @@ def test_spndm_is_plms_of_order_2_and_ddim_is_order_1() -> None:
         assert plan.rows == plans.ddim(LINEAR, grid).rows
 
 
-@pytest.mark.parametrize("nfe", [1, 2, 5, 8, 14, 15])
+@pytest.mark.parametrize("nfe", [1, 2, 5, 8, 13, 14, 15])
 @pytest.mark.parametrize("schedule", [LINEAR, EDM, schedules.log_snr()], ids=lambda s: s.name)
 def test_candidates_spend_exactly_what_they_may(schedule: Schedule, nfe: int) -> None:
     found = plans.candidates(schedule, nfe)

@@ -5,6 +5,7 @@ A row is {"schedule", "method", "eta", "steps", "nfe", "frechet", "spread", "cal
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,9 @@ COLOURS = "viridis_r"
 def write_tables(rows: Sequence[Row], missing: Sequence[Row], floor: float, num_samples: int) -> str:
     """All tables as Markdown: a Frechet distance with its spread, network calls, and time per step."""
     lines = [
-        f"Frechet distance of the pixels of {num_samples} samples to the data, +- its bootstrap standard error.",
-        f"As many images drawn from the data itself: {floor:.3f}.",
+        f"Frechet distance of the pixels of {num_samples} samples to the data, +- its bootstrap standard error. Network",
+        "calls in brackets where they are not S; ms/step is the median time per step and sample on one core. As many",
+        f"images drawn from the data itself: {floor:.3f}.",
     ]
     for schedule in _names(rows, "schedule"):
         own = [row for row in rows if row["schedule"] == schedule]
@@ -43,7 +45,7 @@ def write_tables(rows: Sequence[Row], missing: Sequence[Row], floor: float, num_
             f"{row['schedule']} {_eta(row) if row['eta'] else row['method']} {row['steps']}"
             for row in missing
         ]
-        lines += ["", f"Missing, {len(missing)}: {', '.join(names)}."]
+        lines += ["", *wrap(f"Missing, {len(missing)}: {', '.join(names)}.", 118)]
     return "\n".join(lines) + "\n"
 
 
