@@ -25,9 +25,9 @@ COLOURS = "viridis_r"
 def write_tables(rows: Sequence[Row], missing: Sequence[Row], floor: float, num_samples: int) -> str:
     """All tables as Markdown: a Frechet distance with its spread, network calls, and time per step."""
     lines = [
-        f"Frechet distance of the pixels of {num_samples} samples to the data, +- its bootstrap standard error. Network",
-        "calls in brackets where they are not S; ms/step is the median time per step and sample on one core. As many",
-        f"images drawn from the data itself: {floor:.3f}.",
+        f"Frechet distance of the pixels of {num_samples} samples to the data, +- its bootstrap standard error.",
+        "Network calls in brackets where they are not S; ms/step is the median time per step and sample on one",
+        f"core. As many images drawn from the data itself: {floor:.3f}.",
     ]
     for schedule in _names(rows, "schedule"):
         own = [row for row in rows if row["schedule"] == schedule]
