@@ -16,12 +16,11 @@ from raydiance.config import ClusterSpec, DigitsExperiment, compose, project_fol
 from raydiance.data.digits import digits
 from raydiance.diffusion import plans, preconditioning, sample, schedules
 from raydiance.generation import sampler_table
-from raydiance.generation.assemble import read_latents
+from raydiance.generation.assemble import read_latents, read_plans
 from raydiance.models import read_unet
 from raydiance.storage import Artifact, Store
 from raydiance.tracking import MemoryTracker, local_run, serial_map
 from raydiance.training import train_diffusion
-from raydiance.tuning import tune
 
 MICRO = compose(["experiment=digits", "size=micro"])
 assert isinstance(MICRO, DigitsExperiment)
@@ -65,19 +64,6 @@ def test_a_denoiser_says_what_it_is_and_predicts_noise(made: tuple[Store, dict[s
         with torch.inference_mode():
             drawn = sample(kind.noise_predictor(network), plan, plan.start(noise))
         assert drawn.shape == (4, 8, 8) and bool(drawn.isfinite().all())
-
-
-@pytest.mark.slow
-def test_plans_are_searched_for_as_for_any_denoiser(
-    ray_here: None, made: tuple[Store, dict[str, Artifact]]
-) -> None:
-    store, artifacts = made
-    inputs = {stage: artifacts[stage] for stage in ("train_diffusion", "digits")}
-    found = tune(MICRO.tune, local_run(store, name="tune", inputs=inputs)).artifact
-    texts = {name: found.path(f"plans/{name}.json").read_text() for name in ("draft", "best", "learned-2")}
-    named = {name: plans.from_json(text) for name, text in texts.items()}
-    assert named["draft"].nfe <= MICRO.tune.draft_nfe and named["best"].nfe <= max(MICRO.tune.nfe)
-    assert named["learned-2"].nfe == 2
 
 
 def test_a_table_fills_its_cells_once(made: tuple[Store, dict[str, Artifact]]) -> None:
@@ -152,7 +138,7 @@ def test_the_pipeline_runs_the_stages_of_digits_once(tmp_path: Path) -> None:
     assert planned.returncode == 0, planned.stderr
     order = ("digits", "train_diffusion", "train_cosine", "tune", "sampler_table")
     assert tuple(line.partition(":")[0] for line in planned.stdout.splitlines()) == order
-    assert not (tmp_path / "store").exists()
+    assert not (tmp_path / "outputs").exists()
 
     done = raydiance("pipeline")
     assert done.returncode == 0, done.stderr
@@ -161,7 +147,11 @@ def test_the_pipeline_runs_the_stages_of_digits_once(tmp_path: Path) -> None:
     ]
     parents = {pointer["parent_run_id"] for pointer in pointers}
     assert len(parents) == 1 and None not in parents, "one run of the pipeline holds those of its stages"
-    table = Store.open(tmp_path / "store").get(pointers[-1]["key"])
+    store = Store.open(tmp_path / "store")
+    found = read_plans(store.get(pointers[-2]["key"]))
+    assert found["draft"].nfe <= MICRO.tune.draft_nfe and found["best"].nfe <= max(MICRO.tune.nfe)
+    assert found["learned-2"].nfe == 2
+    table = store.get(pointers[-1]["key"])
     assert table.ref.sha256 == pointers[-1]["sha256"] and not table.read_json("cells.json")["missing"]
     client = MlflowClient(environment["RAYDIANCE_TRACKING"])
     logged = {file.path for file in client.list_artifacts(pointers[-1]["run_id"])}
