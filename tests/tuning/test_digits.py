@@ -120,6 +120,7 @@ def test_cells_that_are_spread_over_ray_are_those_of_one_process(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 def test_the_pipeline_runs_the_stages_of_digits_once(tmp_path: Path) -> None:
     """Half a minute: five processes, one of them with a search on Ray, and their record in MLflow."""
     environment = os.environ | {

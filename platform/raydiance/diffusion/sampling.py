@@ -58,12 +58,13 @@ def sample(
     were). Raises ConfigError if the plan draws noise and no generator is given.
     """
     start, x, history = x if isinstance(x, SamplerState) else SamplerState(0, x)
-    if generator is None and plan.is_stochastic:
+    stochastic = plan.is_stochastic
+    if generator is None and stochastic:
         raise ConfigError(f"plan {plan.name} draws fresh noise: pass a torch.Generator, or one per item")
     memory, batch = plan.memory, x.shape[:1]
     sigma_dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     for done, row in enumerate(plan.rows[start:], start=start + 1):
-        z = draw_noise(generator, x) if row.draws_noise else None
+        z = draw_noise(generator, x) if stochastic and row.draws_noise else None
         q = _point(row.query, x, history, z)
         e = predict_noise(q, x.new_full(batch, row.sigma, dtype=sigma_dtype))
         if e.dtype != x.dtype:
