@@ -82,6 +82,11 @@ def _point(form: Form, x: Tensor, history: tuple[Tensor, ...], z: Tensor | None)
 
     Only tensors made here are written in place: those given are shared with the history and the caller.
     """
+    if form.shares:
+        point = history[0]
+        for share, h in zip(form.shares, (*history[1 : len(form.history)], x)):
+            point = torch.lerp(point, h, share) if point is history[0] else point.lerp_(h, share)
+        return point if z is None or form.noise == 0 else point.add_(z, alpha=form.noise)
     point = x if form.x == 1 else x * form.x
     for b, h in zip(form.history, history):
         if b != 0:
