@@ -18,15 +18,14 @@ __all__ = ["add_api_key", "make_again", "make_sample", "resolve_in", "serve_bund
 
 def serve_bundle(overrides: Sequence[str], *, here: bool = False) -> None:
     """Run the endpoint until ^C: on Ray Serve, or in this process."""
-    from raydiance.serving import find_bundle, serve
+    from raydiance.serving import serve
 
     experiment = served(compose(overrides))
     store = Store.open(experiment.store.url)
     if here:
         from raydiance.serving.local import serve_here
 
-        ref = find_bundle(store, experiment.serve.bundle, resolve_in(experiment))
-        serve_here(experiment.serve, store, ref)
+        serve_here(experiment.serve, store, resolve_in(experiment))
         return
     serve(experiment.serve, store, resolve=resolve_in(experiment), cluster=experiment.cluster)
 

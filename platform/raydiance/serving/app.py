@@ -22,7 +22,6 @@ from raydiance.serving.numbers import Counted, Counts, exposition
 from raydiance.serving.problems import (
     ConflictError,
     NotAcceptableError,
-    NotFoundError,
     NotReadyError,
     ServingError,
     TooLateError,
@@ -36,6 +35,7 @@ from raydiance.serving.schema import (
     Lineage,
     Link,
     ModelList,
+    Name,
     PlanList,
     SampleDrawing,
     SampleRequest,
@@ -55,15 +55,17 @@ PRIVATE = {"Cache-Control": "private, max-age=86400"}  # a sample's name is its 
 class Backend(Protocol):
     """What answers requests; a replica without Ray is one, and so is a handle on replicas."""
 
-    async def sample(self, request: SampleRequest, form: Format) -> Answer: ...
+    async def sample(self, request: SampleRequest, form: Format, client: str = "") -> Answer: ...
 
     def stream(
-        self, request: SampleRequest, form: Format, *, previews: bool = True
+        self, request: SampleRequest, form: Format, client: str = "", *, previews: bool = True
     ) -> AsyncGenerator[Step | Answer]: ...
 
-    async def describe(self) -> Description: ...
+    async def describe(self, model: str | None = None) -> Description: ...
 
-    async def lineage(self) -> list[Link]: ...
+    async def models(self) -> ModelList: ...
+
+    async def lineage(self, model: str | None = None) -> list[Link]: ...
 
 
 def build_app(backend: Backend, spec: ServeSpec, keys: KeyRing | None = None) -> FastAPI:
@@ -140,7 +142,9 @@ class Desk:
         check(body, form, self.spec)
         with self.place(client):
             try:
-                return await asyncio.wait_for(self.backend.sample(body, form), self.spec.request_timeout_s)
+                return await asyncio.wait_for(
+                    self.backend.sample(body, form, client), self.spec.request_timeout_s
+                )
             except TimeoutError:
                 raise TooLateError(
                     f"no sample within {self.spec.request_timeout_s:g} s; ask for fewer or a faster plan"
@@ -205,14 +209,16 @@ def _add_samples(app: FastAPI, desk: Desk) -> None:
         client: client,
         accept: Annotated[str | None, Header()] = None,
     ) -> Response:
-        name, _ = await _served(desk, sample)
+        name = SampleId.parse(sample)
         form = wanted.format or negotiate(accept)
         if form is None:
             raise NotAcceptableError(
                 f"Accept: {accept} matches none of {', '.join(sorted(FORMATS.values()))}"
             )
         drawing = wanted.model_dump(exclude={"format"})
-        body = SampleRequest(seed=name.seed, plan=name.plan, category=name.category, **drawing)
+        body = SampleRequest(
+            seed=name.seed, plan=name.plan, category=name.category, model=name.bundle, **drawing
+        )
         return await unless_gone(request, desk.alone(body, form, client), PRIVATE)
 
     @app.get(
@@ -221,11 +227,11 @@ def _add_samples(app: FastAPI, desk: Desk) -> None:
         responses=documents.problems(401, 403, 404, 422, 503),
     )
     async def lineage(sample: str, client: Annotated[str, Depends(desk.reader)]) -> Lineage:
-        name, description = await _served(desk, sample)
-        links = await desk.backend.lineage()
+        name = SampleId.parse(sample)
+        links = await desk.backend.lineage(name.bundle)
         return Lineage(
-            sample=name.info(description.model.bundle),
-            code_version=description.model.code_version,
+            sample=name.info(links[0].key),
+            code_version=links[0].code_version or "unknown",
             chain=links,
             missing=[link.missing for link in links if link.missing],
         )
@@ -268,16 +274,16 @@ def _add_jobs(app: FastAPI, desk: Desk) -> None:
 def _add_facts(app: FastAPI, desk: Desk, counts: Counts) -> None:
     secured: dict[str, Any] = {
         "dependencies": [Depends(desk.reader)],
-        "responses": documents.problems(401, 403, 503),
+        "responses": documents.problems(401, 403, 404, 422, 503),
     }
 
     @app.get("/v1/models", summary="The bundles that are served", **secured)
     async def models() -> ModelList:
-        return ModelList(models=[(await desk.backend.describe()).model])
+        return await desk.backend.models()
 
     @app.get("/v1/plans", summary="The sampling plans to choose from, fastest first", **secured)
-    async def plans() -> PlanList:
-        said = await desk.backend.describe()
+    async def plans(model: Annotated[Name | None, Query()] = None) -> PlanList:
+        said = await desk.backend.describe(model)
         return PlanList(plans=said.plans, solvers=said.solvers, call_ms=said.call_ms)
 
     @app.get("/healthz", summary="Whether the endpoint is alive")
@@ -358,16 +364,6 @@ async def _described(desk: Desk) -> Description | None:
         return await asyncio.wait_for(desk.backend.describe(), READY_TIMEOUT_S)
     except (TimeoutError, ServingError):
         return None
-
-
-async def _served(desk: Desk, sample: str) -> tuple[SampleId, Description]:
-    """The parts of a sample's name, if it is of the bundle that is served. Raises NotFoundError."""
-    name, description = SampleId.parse(sample), await desk.backend.describe()
-    if not description.model.bundle_sha256.startswith(name.bundle):
-        raise NotFoundError(
-            f"sample {name}: it is of the bundle {name.bundle}, and {description.model.bundle} is served here"
-        )
-    return name, description
 
 
 def job_info(job: Job) -> JobInfo:

@@ -30,7 +30,7 @@ class Order(Generic[R]):
 
     generator: where a stochastic plan draws its noise. label: a class, or None. priority: higher goes first.
     deadline_s: seconds from now; refused at once if it cannot be met, dropped as soon as it is missed.
-    watch: called from the tick thread after each row; it must return at once.
+    watch: called from the tick thread after each row; it must return at once. client: whose share it is of.
     """
 
     plan: SamplingPlan
@@ -41,6 +41,7 @@ class Order(Generic[R]):
     priority: int = 0
     deadline_s: float | None = None
     watch: Callable[[Progress], None] | None = None
+    client: str = ""
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def reproduce(path: Path, store: Store, spec: ServeSpec) -> Verdict:
         artifact = store.get(stamp.ref)
     except ArtifactError as error:
         return Verdict(False, "it cannot be made again", (f"its bundle is missing: {error}",))
-    sampler = Sampler(artifact, spec, store=store)
+    sampler = Sampler(artifact, spec)
     try:
         made = asyncio.run(sampler.sample(request, form)).content
     finally:

@@ -8,12 +8,14 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 __all__ = [
     "FORMATS",
     "MAX_SEED",
+    "CanaryInfo",
     "Format",
     "JobInfo",
     "Lineage",
     "Link",
     "ModelInfo",
     "ModelList",
+    "Name",
     "PlanInfo",
     "PlanList",
     "Problem",
@@ -108,6 +110,9 @@ class SampleRequest(SampleDrawing):
     latency_budget_ms: Annotated[int, Field(ge=1, le=3_600_000)] | None = Field(
         default=None, description="the best plan that is expected to be done in this time, as busy as it is"
     )
+    model: Name | None = Field(
+        default=None, description="a name out of GET /v1/models; the one that is served to all if not given"
+    )
     category: Name | None = Field(
         default=None, description="what to make, where the bundle was taught categories"
     )
@@ -175,8 +180,21 @@ class ModelInfo(Strict):
     categories: list[str]
 
 
+class CanaryInfo(Strict):
+    """The bundle on trial: `share` of the requests that name none; `returned` says why it gets none any more."""
+
+    name: str
+    share: float
+    asked: int
+    failed: int
+    returned: str | None
+
+
 class ModelList(Strict):
+    """The first is served to all who name none."""
+
     models: list[ModelInfo]
+    canary: CanaryInfo | None = None
 
 
 class PlanInfo(Strict):
