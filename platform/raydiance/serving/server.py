@@ -16,7 +16,7 @@ from ray import serve as ray_serve
 from ray.exceptions import RayError
 from ray.serve import Application
 
-from raydiance.cluster import session
+from raydiance.cluster.session import session
 from raydiance.config.platform import ClusterSpec, ServeSpec
 from raydiance.errors import ClusterError, ConfigError, RaydianceError
 from raydiance.generation import load_bundle
