@@ -136,6 +136,8 @@ class ServeSpec:
     max_resolution: Annotated[int, Interval(ge=16, le=1024)] = 256
     max_pixels: Annotated[int, Ge(1024)] = 4_194_304
     max_body_bytes: Annotated[int, Ge(1024)] = 65536
+    max_upload_bytes: Annotated[int, Ge(1024)] = 16_777_216
+    max_texture: Annotated[int, Interval(ge=64, le=4096)] = 1024
     max_requests: Annotated[int, Ge(1)] = 64
     max_jobs: Annotated[int, Ge(1)] = 256
     max_job_bytes: Annotated[int, Ge(0)] = 268_435_456

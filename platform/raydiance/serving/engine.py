@@ -20,6 +20,7 @@ from torch import Tensor
 
 from raydiance.diffusion.batching import PlanBatch, Query
 from raydiance.generation.execution import fill
+from raydiance.serving.completing import completed
 from raydiance.serving.fairness import Shares, admitted_next, pushed_out
 from raydiance.serving.orders import Order, Progress, Stats, Ticket, Timing
 from raydiance.serving.problems import NotReadyError, OverloadError, ServingError, TooLateError
@@ -181,9 +182,11 @@ class Engine:
                 return False
             self._activate(chosen)
             batch = self._active
+        known = {ticket.number: ticket.order.known for ticket in chosen}
         try:
             query = batch.query()
             eps, network_s = self._call(query.x, query.sigma, chosen, batch)
+            eps = completed(query, eps, [known.get(item.key) for item in batch.items])  # type: ignore[call-overload]
             advanced, finished = batch.advance(query, eps)
         except Exception as error:  # noqa: BLE001  the requests of this batch fail, the engine goes on
             self._abandon(batch, error)

@@ -2,9 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import aclosing, contextmanager
 from pathlib import Path
-from threading import Event, Thread
+from threading import Thread
 from time import monotonic, sleep
 
 import uvicorn
@@ -13,6 +13,7 @@ from raydiance.config.platform import ServeSpec
 from raydiance.errors import ClusterError
 from raydiance.serving.app import build_app
 from raydiance.serving.bundles import Catalogue, Resolve, catalogue_of, find_bundle
+from raydiance.serving.ending import wait_for_the_end
 from raydiance.serving.keys import ApiKey, KeyRing, keys_for
 from raydiance.serving.messages import Answer, Description, Step
 from raydiance.serving.routing import NOTHING_MORE, Router
@@ -68,8 +69,9 @@ class Local(Router):
         spec: ServeSpec = DEFAULTS,
         store: Store | None = None,
         catalogue: Catalogue = NOTHING_MORE,
+        tracking: str | None = None,
     ) -> None:
-        self.shelf = Shelf(sampler, spec, store)
+        self.shelf = Shelf(sampler, spec, store, tracking)
         super().__init__(Here(self.shelf), spec, catalogue)
 
 
@@ -80,10 +82,11 @@ def running_here(
     ref: ArtifactRef,
     keys: Sequence[ApiKey] = (),
     resolve: Resolve | None = None,
+    tracking: str | None = None,
 ) -> Iterator[str]:
     """The address of an endpoint that runs in a thread of this process while the block does."""
     sampler = Sampler(store.get(ref), spec)
-    backend = Local(sampler, spec, store, catalogue_of(spec, store, ref, resolve))
+    backend = Local(sampler, spec, store, catalogue_of(spec, store, ref, resolve), tracking)
     try:
         sampler.warm_up()
         ring = KeyRing(keys, None if spec.keys is None else Path(spec.keys))
@@ -109,6 +112,7 @@ def running_here(
         try:
             yield f"http://{spec.host}:{port}"
         finally:
+            asyncio.run(backend.close(spec.drain_timeout_s))
             server.should_exit = True
             thread.join()
     finally:
@@ -116,13 +120,16 @@ def running_here(
 
 
 def serve_here(
-    spec: ServeSpec, store: Store, resolve: Resolve | None = None, echo: Callable[[str], None] = print
+    spec: ServeSpec,
+    store: Store,
+    resolve: Resolve | None = None,
+    tracking: str | None = None,
+    echo: Callable[[str], None] = print,
 ) -> None:
     """Run the endpoint in this process until ^C. Raises ConfigError beyond loopback without keys."""
     keys, ref = keys_for(spec), find_bundle(store, spec.bundle, resolve)
     echo(f"loading {ref.key} from {store.url}")
-    with running_here(spec, store, ref, keys, resolve) as url:
+    with running_here(spec, store, ref, keys, resolve, tracking) as url:
         echo(f"serving {ref.key} at {url}")
-        with suppress(KeyboardInterrupt):
-            Event().wait()
+        wait_for_the_end()
         echo("shutting down")

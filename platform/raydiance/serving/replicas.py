@@ -35,11 +35,11 @@ ATTEMPTS = (
 class Replica:
     """Bundles on their engines, as a Serve deployment. Errors that belong to the request come back as values."""
 
-    def __init__(self, store: Store, ref: ArtifactRef, spec: ServeSpec) -> None:
+    def __init__(self, store: Store, ref: ArtifactRef, spec: ServeSpec, tracking: str | None = None) -> None:
         self._spec = spec
         own = Sampler(store.get(ref), spec)
         own.warm_up()
-        self._shelf = Shelf(own, spec, store)
+        self._shelf = Shelf(own, spec, store, tracking)
         self._here = Here(self._shelf)
 
     async def sample(
@@ -103,6 +103,10 @@ class Gateway:
     async def adopt(self, catalogue: Catalogue) -> None:
         """Serve these bundles beside the one for all."""
         self._router.adopt(catalogue)
+
+    async def close(self) -> None:
+        """Answer what is under way, and refuse what comes."""
+        await self._router.close(self._spec.drain_timeout_s)
 
 
 class _Replicas:

@@ -1,7 +1,8 @@
 """Which bundle answers a request: the one that it names, the one on trial for its share, else the one for all."""
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager, suppress
 from typing import Protocol
 
 from raydiance.config.platform import ServeSpec
@@ -9,7 +10,7 @@ from raydiance.serving.bundles import Catalogue
 from raydiance.serving.canary import Canary
 from raydiance.serving.identity import DIGITS
 from raydiance.serving.messages import Answer, Description, Step
-from raydiance.serving.problems import NotFoundError, ServingError
+from raydiance.serving.problems import NotFoundError, NotReadyError, ServingError
 from raydiance.serving.schema import CanaryInfo, Format, Link, ModelInfo, ModelList, SampleRequest
 from raydiance.storage import ArtifactRef
 
@@ -49,6 +50,7 @@ class Router:
         self._pool, self._spec = pool, spec
         self._catalogue = NOTHING_MORE
         self._canary: Canary | None = None
+        self._under_way, self._closed = 0, False
         self.adopt(catalogue)
 
     def adopt(self, catalogue: Catalogue) -> None:
@@ -59,7 +61,19 @@ class Router:
             self._canary = self._on_trial(catalogue)
         self._catalogue = catalogue
 
+    async def close(self, timeout_s: float) -> None:
+        """Take on nothing more, and wait for what is under way."""
+        self._closed = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._under_way:
+                    await asyncio.sleep(0.05)
+
     async def sample(self, request: SampleRequest, form: Format, client: str = "") -> Answer:
+        with self._counted():
+            return await self._sample(request, form, client)
+
+    async def _sample(self, request: SampleRequest, form: Format, client: str) -> Answer:
         bundle = await self._named(request.model)
         trial = self._trial(request, form)
         if trial is not None:
@@ -80,6 +94,14 @@ class Router:
 
     async def stream(
         self, request: SampleRequest, form: Format, client: str = "", *, previews: bool = True
+    ) -> AsyncGenerator[Step | Answer]:
+        with self._counted():
+            async with aclosing(self._stream(request, form, client, previews)) as events:
+                async for event in events:
+                    yield event
+
+    async def _stream(
+        self, request: SampleRequest, form: Format, client: str, previews: bool
     ) -> AsyncGenerator[Step | Answer]:
         bundle = await self._named(request.model)
         trial = self._trial(request, form)
@@ -125,6 +147,16 @@ class Router:
 
     async def lineage(self, model: str | None = None) -> list[Link]:
         return await self._pool.lineage(await self._named(model))
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        if self._closed:
+            raise NotReadyError("the endpoint is shutting down; ask another one, or later", 5.0)
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
 
     async def _named(self, model: str | None) -> ArtifactRef | None:
         """The bundle of a name or of the first digits of a SHA-256. Raises NotFoundError."""

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from raydiance.config.platform import ServeSpec
 from raydiance.errors import RequestError
@@ -18,10 +19,12 @@ from raydiance.generation.execution import agreeing_sizes, call_sizes, noise_net
 from raydiance.serving.answers import Piece, finish, pack
 from raydiance.serving.engine import Engine
 from raydiance.serving.messages import Answer, Description, Step
-from raydiance.serving.orders import Order, Progress, Ticket, Timing
+from raydiance.serving.orders import Known, Order, Progress, Ticket, Timing
 from raydiance.serving.previews import preview
 from raydiance.serving.problems import NotReadyError, ServingError, UnprocessableError
 from raydiance.serving.schema import Format, ModelInfo, PlanInfo, Quality, SampleRequest, SolverInfo
+from raydiance.serving.studio import Studio, Work
+from raydiance.serving.uploads import CompletionRequest, ReconstructionRequest
 from raydiance.storage import Artifact
 
 __all__ = ["Sampler", "model_info"]
@@ -60,6 +63,7 @@ class Sampler:
             device=device,
             network_s=network_s,
         )
+        self.studio = Studio(self.bundle, spec.max_upload_bytes)
         self.engine.__enter__()
 
     def _measure(self, sizes: tuple[int, ...]) -> tuple[tuple[int, ...], float]:
@@ -101,16 +105,17 @@ class Sampler:
     ) -> AsyncGenerator[Step | Answer]:
         """Steps with previews as they come, then the answer; close it to give the request up."""
         request = self.resolve(request)
+        known = await self._known(request)
         news: asyncio.Queue[tuple[int, Progress]] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
         def watch(seed: int, progress: Progress) -> None:
             loop.call_soon_threadsafe(news.put_nowait, (seed, progress))
 
-        tickets: list[Ticket[Piece]] = []
+        tickets: list[Ticket[Piece] | Work[tuple[Piece, Timing]]] = []
         try:
             tickets.extend(
-                self._submit(request, form, seed, client, partial(watch, seed) if previews else None)
+                self._submit(request, form, seed, client, partial(watch, seed) if previews else None, known)
                 for seed in request.all_seeds
             )
             done = asyncio.gather(*(asyncio.wrap_future(ticket.future) for ticket in tickets))
@@ -228,6 +233,7 @@ class Sampler:
         """Finish what is under way for up to `drain_s`, then stop."""
         self.engine.drain(drain_s)
         self.engine.close()
+        self.studio.close()
 
     def _submit(
         self,
@@ -236,7 +242,10 @@ class Sampler:
         seed: int,
         client: str = "",
         watch: Callable[[Progress], None] | None = None,
-    ) -> Ticket[Piece]:
+        known: Known | None = None,
+    ) -> Ticket[Piece] | Work[tuple[Piece, Timing]]:
+        if isinstance(request, ReconstructionRequest):
+            return self._rebuild(request, form, seed, watch)
         generator = noise_generator(seed)
         order = Order(
             self.bundle.plan(request.plan_name),
@@ -247,9 +256,36 @@ class Sampler:
             watch=watch,
             priority=request.priority,
             client=client,
+            known=known,
             deadline_s=None if request.deadline_ms is None else request.deadline_ms / 1e3,
         )
         return self.engine.submit(order)
+
+    async def _known(self, request: SampleRequest) -> Known | None:
+        """What a completion keeps."""
+        if not isinstance(request, CompletionRequest):
+            return None
+        work = self.studio.known(request)
+        try:
+            return await asyncio.wrap_future(work.future)
+        finally:
+            work.cancel()
+
+    def _rebuild(
+        self,
+        request: ReconstructionRequest,
+        form: Format,
+        seed: int,
+        watch: Callable[[Progress], None] | None,
+    ) -> Work[tuple[Piece, Timing]]:
+        asked = time.perf_counter()
+
+        def done(x_0: Tensor) -> tuple[Piece, Timing]:
+            sampled = time.perf_counter()
+            piece = finish(self.bundle, request, form, seed, x_0)
+            return piece, Timing(0.0, sampled - asked, time.perf_counter() - sampled)
+
+        return self.studio.rebuild(request, seed, done, watch)
 
 
 def model_info(artifact: Artifact, spec: BundleSpec) -> ModelInfo:

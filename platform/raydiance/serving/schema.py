@@ -24,6 +24,7 @@ __all__ = [
     "SampleInfo",
     "SampleRequest",
     "SolverInfo",
+    "Strict",
     "Token",
     "negotiate",
 ]
@@ -83,6 +84,9 @@ class SampleDrawing(Strict):
     resolution: Annotated[int, Field(ge=16, le=1024)] | None = Field(
         default=None,
         description="grid points per axis that the mesh is drawn from; the field's own if not given",
+    )
+    texture: Annotated[int, Field(ge=64, le=4096)] | None = Field(
+        default=None, description="texels per side of a texture for a GLB; colours of vertices if not given"
     )
     size: Annotated[int, Field(ge=32, le=1024)] = Field(
         default=128, description="pixels per view of images and turntables"
@@ -153,6 +157,11 @@ class SampleRequest(SampleDrawing):
     def plan_name(self) -> str | None:
         """The plan asked for by its name, with the steps where they are given; None: not by name."""
         return self.plan if self.steps is None else f"{self.plan}-{self.steps}"
+
+    @property
+    def brought(self) -> dict[str, Any]:
+        """What the request brings along, as a file tells of it; a plain sample needs nothing."""
+        return {}
 
     def pixels(self, form: Format) -> int:
         """How many pixels the answer takes to draw."""
@@ -266,6 +275,7 @@ class Link(Strict):
     files: int = 0
     bytes: int = 0
     run: str | None = None
+    run_page: str | None = None
     missing: str | None = None
 
 

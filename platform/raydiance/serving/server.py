@@ -15,6 +15,7 @@ import ray
 from ray import serve as ray_serve
 from ray.exceptions import RayError
 from ray.serve import Application
+from ray.serve.exceptions import RayServeException
 
 from raydiance.cluster.session import session
 from raydiance.config.platform import ClusterSpec, ServeSpec
@@ -22,8 +23,9 @@ from raydiance.errors import ClusterError, ConfigError, RaydianceError
 from raydiance.generation import load_bundle
 from raydiance.serving.bundles import Catalogue, Resolve, catalogue_of, find_bundle
 from raydiance.serving.client import Client
+from raydiance.serving.ending import wait_for_the_end
 from raydiance.serving.keys import KEYS_VARIABLE, ApiKey, keys_for
-from raydiance.serving.limits import MAX_BODY_VARIABLE
+from raydiance.serving.limits import MAX_BODY_VARIABLE, MAX_UPLOAD_VARIABLE
 from raydiance.serving.replicas import APPLICATION, Gateway, Replica
 from raydiance.storage import ArtifactRef, Store
 
@@ -60,9 +62,11 @@ def running(
     resolve: Resolve | None = None,
     cluster: ClusterSpec | None = None,
     keys: Sequence[str] | None = None,
+    tracking: str | None = None,
 ) -> Iterator[Endpoint]:
     """An endpoint that is ready when the block starts and drained when it ends.
 
+    tracking: where the record of runs is, for lineage.
     keys: API keys; None reads RAYDIANCE_API_KEYS (separated by commas). Raises ConfigError for an address
     beyond loopback without a key or a port that is taken, ClusterError if no replica becomes ready in time.
     """
@@ -73,11 +77,20 @@ def running(
     others_ray = ray.is_initialized()
     with session(cluster or ClusterSpec()):
         try:
-            _deploy(spec, store, ref, given, catalogue_of(spec, store, ref, resolve))
+            _deploy(
+                _replicas(spec, store, ref, tracking),
+                spec,
+                given,
+                ref,
+                catalogue_of(spec, store, ref, resolve),
+            )
             _wait_until_ready(url, spec)
-            with _following(spec, store, ref, resolve):
+            with _following(spec, store, ref, resolve, tracking):
                 yield Endpoint(url, ref)
         finally:
+            with contextlib.suppress(RayError, RayServeException, TimeoutError):  # it may never have come up
+                gateway = ray_serve.get_deployment_handle("gateway", GATEWAY)
+                gateway.close.remote().result(timeout_s=spec.drain_timeout_s + PROXY_GRACE_S)
             ray_serve.delete(GATEWAY)
             ray_serve.delete(APPLICATION)  # drains the replicas
             if others_ray:  # Serve ends with a Ray of our own; asked to before, it complains of its own death
@@ -90,21 +103,22 @@ def serve(
     *,
     resolve: Resolve | None = None,
     cluster: ClusterSpec | None = None,
+    tracking: str | None = None,
     echo: Callable[[str], None] = print,
 ) -> None:
     """Run the endpoint until the process is interrupted; says where it is and how to call it."""
     echo(f"loading {spec.bundle} from {store.url}")
-    with running(spec, store, resolve=resolve, cluster=cluster) as endpoint:
+    with running(spec, store, resolve=resolve, cluster=cluster, tracking=tracking) as endpoint:
         echo(f"serving {endpoint.bundle.key} at {endpoint.url}")
         echo(endpoint.curl)
-        with contextlib.suppress(KeyboardInterrupt):
-            while True:
-                time.sleep(3600)
+        wait_for_the_end()
         echo("shutting down")
 
 
 @contextmanager
-def _following(spec: ServeSpec, store: Store, ref: ArtifactRef, resolve: Resolve | None) -> Iterator[None]:
+def _following(
+    spec: ServeSpec, store: Store, ref: ArtifactRef, resolve: Resolve | None, tracking: str | None
+) -> Iterator[None]:
     """While the block runs, roll over to whatever bundle the alias comes to mean, and tell the gateway what the
     aliases of the others mean.
 
@@ -122,7 +136,8 @@ def _following(spec: ServeSpec, store: Store, ref: ArtifactRef, resolve: Resolve
                     logger.warning("rolling over from %s to %s", served.key, wanted.key)
                     broken = wanted
                     load_bundle(store.get(wanted))  # one that cannot be loaded shall not take a replica down
-                    ray_serve.run(_replicas(spec, store, wanted), name=APPLICATION, route_prefix=None)
+                    replicas = _replicas(spec, store, wanted, tracking)
+                    ray_serve.run(replicas, name=APPLICATION, route_prefix=None)
                     served, broken = wanted, None
                 # told again and again: a gateway that was started anew knows only what it was started with
                 gateway = ray_serve.get_deployment_handle("gateway", GATEWAY)
@@ -145,10 +160,10 @@ def bind(
     spec: ServeSpec, store: Store, ref: ArtifactRef, keys: Sequence[ApiKey], catalogue: Catalogue
 ) -> Application:
     """The gateway in front of its replicas as one application, for files that tell Ray Serve of it."""
-    return _gateway(spec, keys, catalogue, _replicas(spec, store, ref))
+    return _gateway(spec, keys, catalogue, _replicas(spec, store, ref, os.environ.get("RAYDIANCE_TRACKING")))
 
 
-def _replicas(spec: ServeSpec, store: Store, ref: ArtifactRef) -> Application:
+def _replicas(spec: ServeSpec, store: Store, ref: ArtifactRef, tracking: str | None) -> Application:
     capacity = spec.slots + spec.queue
     replicas = ray_serve.deployment(
         name="replica",
@@ -162,7 +177,7 @@ def _replicas(spec: ServeSpec, store: Store, ref: ArtifactRef) -> Application:
         logging_config=QUIET,
         ray_actor_options={"num_cpus": spec.cpus_per_replica, "num_gpus": spec.gpus_per_replica},
     )(Replica)
-    return replicas.bind(store, ref, spec)
+    return replicas.bind(store, ref, spec, tracking)
 
 
 def growing(spec: ServeSpec) -> dict[str, Any]:
@@ -194,13 +209,18 @@ def _gateway(
 
 
 def _deploy(
-    spec: ServeSpec, store: Store, ref: ArtifactRef, keys: Sequence[ApiKey], catalogue: Catalogue
+    replicas: Application,
+    spec: ServeSpec,
+    keys: Sequence[ApiKey],
+    ref: ArtifactRef,
+    catalogue: Catalogue,
 ) -> None:
     """Start Serve and the application on it. Raises ClusterError if it does not come up."""
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     environment = {
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "raydiance.serving.limits:proxy_middlewares",
         MAX_BODY_VARIABLE: str(spec.max_body_bytes),
+        MAX_UPLOAD_VARIABLE: str(spec.max_upload_bytes),
         # Serve kills a proxy that is not up within 5 s, which a busy machine needs for the imports alone
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": f"{spec.start_timeout_s:g}",
         "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
@@ -216,7 +236,7 @@ def _deploy(
             controller_options={"runtime_env": {"env_vars": environment}},
             logging_config=QUIET,
         )
-        ray_serve.run(_replicas(spec, store, ref), name=APPLICATION, route_prefix=None)
+        ray_serve.run(replicas, name=APPLICATION, route_prefix=None)
         ray_serve.run(_gateway(spec, keys, catalogue), name=GATEWAY, route_prefix="/")
     except (RuntimeError, TimeoutError, RayError) as error:
         reason = [line for line in str(error).splitlines() if line.strip()][-1].strip()

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from raydiance.config.platform import ServeSpec
 from raydiance.errors import RaydianceError
 from raydiance.generation.bundle import BundleSpec
-from raydiance.serving.history import chain
+from raydiance.serving.history import chain, with_runs
 from raydiance.serving.problems import NotReadyError, ServingError
 from raydiance.serving.sampler import Sampler, model_info
 from raydiance.serving.schema import Link, ModelInfo
@@ -21,11 +21,19 @@ __all__ = ["Shelf"]
 
 class Shelf:
     """Samplers by bundle. The one given stays; others are loaded when they are asked for, and those used
-    longest ago are let go when the weights of all would be more than `spec.memory_mb`.
+    longest ago are let go when the weights of all would be more than `spec.memory_mb`. tracking: where the
+    record of runs is, for lineage.
     """
 
-    def __init__(self, sampler: Sampler, spec: ServeSpec, store: Store | None = None) -> None:
-        self._own, self._spec, self._store = sampler, spec, store
+    def __init__(
+        self,
+        sampler: Sampler,
+        spec: ServeSpec,
+        store: Store | None = None,
+        tracking: str | None = None,
+    ) -> None:
+        self._own, self._spec, self._store, self._tracking = sampler, spec, store, tracking
+        self._chains: dict[ArtifactRef, list[Link]] = {}
         self._loaded: OrderedDict[ArtifactRef, Sampler] = OrderedDict()
         self._users: Counter[ArtifactRef] = Counter()
         self._lock = threading.Lock()
@@ -55,7 +63,15 @@ class Shelf:
         ref = ref or self._own.bundle.ref
         if self._store is None:
             return [Link(key=ref.key, kind="bundle", sha256=ref.sha256, parents=[])]
-        return chain(self._store, ref)
+        links = chain(self._store, ref)
+        if self._tracking is None:
+            return links
+        if ref not in self._chains:  # what made an artifact does not change
+            links = with_runs(links, self._tracking)
+            if all(link.run for link in links):
+                self._chains[ref] = links
+            return links
+        return self._chains[ref]
 
     def check(self) -> None:
         """Raise NotReadyError if an engine has stopped."""
