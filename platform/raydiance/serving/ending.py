@@ -14,7 +14,8 @@ def wait_for_the_end() -> None:
         for name in (signal.SIGINT, signal.SIGTERM)
     }
     try:
-        told.wait()
+        while not told.wait(0.5):  # a signal that another thread gets does not wake this one
+            pass
     finally:
         for name, handler in before.items():
             signal.signal(name, handler)
