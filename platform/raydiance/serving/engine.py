@@ -193,7 +193,8 @@ class Engine:
             return True
         self._watch(batch, chosen, query, eps)
         with self._changed:
-            self._active = advanced.keep(lambda item: item.key in self._tickets)
+            here = all(item.key in self._tickets for item in advanced.items)
+            self._active = advanced if here else advanced.keep(lambda item: item.key in self._tickets)
             self._retire(finished)
             self._count(len(batch.items), network_s, self._clock() - began)
         return True
