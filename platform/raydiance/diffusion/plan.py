@@ -15,6 +15,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
@@ -110,9 +111,9 @@ class SamplingPlan:
         """Whether it draws fresh noise on its way."""
         return any(row.draws_noise for row in self.rows)
 
-    @property
+    @cached_property
     def memory(self) -> int:
-        """How many past calls it remembers at most."""
+        """How many past calls it remembers at most; asked for in every tick of a server."""
         forms = [form for row in self.rows for form in (row.query, row.commit) if form is not None]
         return max(1, *(len(form.history) for form in forms))
 
