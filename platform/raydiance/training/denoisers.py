@@ -1,5 +1,6 @@
 """What a denoiser is and how it is trained, for each kind of data: its spec, its noise levels, what it is told."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
@@ -70,6 +71,11 @@ class DiffusionTraining:
         return EDM(self.sigma_data)
 
     @property
+    def sigma_max(self) -> float:
+        """Where previews start: one in a hundred of the noise levels trained on is larger."""
+        return math.exp(self.p_mean + 2.33 * self.p_std)
+
+    @property
     def described(self) -> Mapping[str, object]:
         """What spec.json tells beside the model: see diffusion.preconditioning.from_plain."""
         return {"sigma_data": self.sigma_data}
@@ -120,6 +126,16 @@ class PixelTraining:
     num_train_steps: Annotated[int, Ge(2)] = 1000
     preview_samples: int = 16
     preview_steps: int = 18
+
+    @property
+    def sigma_data(self) -> float:
+        """Of a basis, which pixels do not have."""
+        return 1.0
+
+    @property
+    def sigma_max(self) -> float:
+        """Where previews start."""
+        return 80.0
 
     @property
     def preconditioning(self) -> Epsilon:
