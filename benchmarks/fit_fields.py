@@ -19,9 +19,12 @@ import torch
 import trimesh
 from scipy.spatial import KDTree
 
-from raydiance.data import Mesh, RenderSpec, generate, read_mesh, render_mesh
+from raydiance.data.furniture import generate
 from raydiance.data.ingest import into_unit_ball
-from raydiance.data.render import camera_arrays, held_out_views, spiral
+from raydiance.data.meshes import Mesh
+from raydiance.data.raycast import render_mesh
+from raydiance.data.render import RenderSpec, camera_arrays, held_out_views, spiral
+from raydiance.data.sandbox import read_mesh
 from raydiance.errors import DataError
 from raydiance.fields import extract_mesh
 from raydiance.training.fitting import FieldFit, PosedImages, fit_field, held_out_psnr

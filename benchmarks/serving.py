@@ -36,7 +36,7 @@ import uvicorn
 from fastapi import FastAPI
 from torch import Tensor
 
-from raydiance.cluster import session
+from raydiance.cluster.session import session
 from raydiance.config import ClusterSpec
 from raydiance.diffusion import EDM, grids, plans, sampling, schedules
 from raydiance.generation import noise_generator

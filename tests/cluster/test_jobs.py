@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from raydiance.cluster import session
 from raydiance.cluster.jobs import submit
 from raydiance.cluster.package import package
 from raydiance.cluster.runs import Command
+from raydiance.cluster.session import session
 from raydiance.config import ClusterSpec, project_folder
 from raydiance.errors import ClusterError, ConfigError
 from raydiance.storage import Store

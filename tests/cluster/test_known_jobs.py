@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from raydiance.cluster import session
 from raydiance.cluster.following import Ending, follow, jobs_client
 from raydiance.cluster.jobs import pause_before_retry, submit
 from raydiance.cluster.known_jobs import KnownJob, find_job, known_jobs
 from raydiance.cluster.runs import Command
+from raydiance.cluster.session import session
 from raydiance.config import ClusterSpec, RetrySpec, project_folder
 from raydiance.errors import ClusterError, ConfigError
 

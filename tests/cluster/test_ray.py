@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from cluster_work import die_once, diverge, picky, regress, square, who_am_i
 
-from raydiance.cluster import Launcher, TaskMap, session
+from raydiance.cluster.session import session
+from raydiance.cluster.tasks import TaskMap
+from raydiance.cluster.train import Launcher
 from raydiance.config import ClusterSpec
 from raydiance.errors import ClusterError, NonFiniteLossError, TrainingError
 from raydiance.storage import Store

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from raydiance.data.meshes import Mesh, merge
-from raydiance.data.raycast import Pinholes, render_mesh
+from raydiance.data.pinholes import Pinholes
+from raydiance.data.raycast import render_mesh
 from raydiance.data.solids import box, cushion
 from raydiance.fields.cameras import Cameras, orbit_cameras, spiral_cameras
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from raydiance.data.raycast import ViewArrays
+from raydiance.data.pinholes import ViewArrays
 from raydiance.data.views import ViewDataset, ViewedObject, ViewsIndex, write_views
 from raydiance.errors import DataError
 from raydiance.fields.cameras import spiral_cameras

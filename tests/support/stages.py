@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from tests.support.bundles import DECODER, tiny_model
 
 from raydiance.data.latents import RobustStatistics
-from raydiance.data.raycast import ViewArrays
+from raydiance.data.pinholes import ViewArrays
 from raydiance.data.views import ViewedObject, ViewsIndex, write_views
 from raydiance.fields import VoxelField, render_views, spiral_cameras
 from raydiance.models import Autodecoder, save_weights

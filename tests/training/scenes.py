@@ -2,7 +2,7 @@
 
 import torch
 
-from raydiance.data.raycast import ViewArrays
+from raydiance.data.pinholes import ViewArrays
 from raydiance.data.views import ViewedObject, ViewsIndex, write_views
 from raydiance.fields import VoxelField, render_views, spiral_cameras
 from raydiance.storage import Artifact, Store

@@ -11,8 +11,8 @@ import trimesh
 from PIL import Image
 from tests.training.scenes import COLOURS, ball, balls
 
-from raydiance.data import ViewDataset
 from raydiance.data.captures import CaptureSpec, open_capture
+from raydiance.data.views import ViewDataset
 from raydiance.errors import DataError
 from raydiance.fields import (
     Capture,

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from raydiance.cluster import session
+from raydiance.cluster.session import session
 from raydiance.config import ClusterSpec
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from raydiance.config import DigitsExperiment, compose, project_folder
-from raydiance.data import digits
+from raydiance.data.digits import digits
 from raydiance.diffusion import plans, preconditioning, sample, schedules
 from raydiance.generation import sampler_table
 from raydiance.generation.assemble import read_latents

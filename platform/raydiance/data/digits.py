@@ -5,7 +5,6 @@ They stand in the place of latents, which is what the training of a denoiser and
 
 import torch
 from safetensors.torch import save_file
-from sklearn.datasets import load_digits
 
 from raydiance.data.latents import RobustStatistics
 from raydiance.errors import ConfigError
@@ -45,6 +44,8 @@ def digits(spec: DigitsSpec, run: Run) -> Outcome:
     label of each image.
     """
     run.tracker.log_params(to_plain(spec))
+    from sklearn.datasets import load_digits  # seconds to import, which every other job would spend in vain
+
     found = load_digits()
     images, labels = torch.from_numpy(found.images).float(), found.target.tolist()
     count = spec.num_images or len(images)

@@ -18,10 +18,10 @@ from embreex.rtcore_scene import EmbreeScene
 from numpy.typing import NDArray
 
 from raydiance.data.meshes import Bytes, Float, Int, Mesh
+from raydiance.data.pinholes import Pinholes, ViewArrays
 
-__all__ = ["Pinholes", "ViewArrays", "render_mesh"]
+__all__ = ["render_mesh"]
 
-Half = NDArray[np.float16]
 Long = NDArray[np.int64]
 
 SKY, GROUND = 0.42, 0.16
@@ -42,28 +42,6 @@ def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
         return numba.njit(cache=True, nogil=True)(function)
     except RuntimeError:  # numba finds no folder for its cache
         return numba.njit(nogil=True)(function)
-
-
-@dataclass(frozen=True)
-class Pinholes:
-    """V cameras as plain arrays: pose [V, 3, 4] camera to world, focal and center [V, 2] pixels."""
-
-    pose: NDArray[np.float64]
-    focal: NDArray[np.float64]
-    center: NDArray[np.float64]
-    width: int
-    height: int
-
-
-@dataclass(frozen=True)
-class ViewArrays:
-    """V views: rgba uint8 [V, H, W, 4] with straight alpha; depth float16 [V, H, W], distance along the ray.
-
-    Depth is the mean over the samples of the pixel that hit a surface, 0 where none did.
-    """
-
-    rgba: Bytes
-    depth: Half
 
 
 def render_mesh(mesh: Mesh, cameras: Pinholes, *, supersample: int = 2) -> ViewArrays:

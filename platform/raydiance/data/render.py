@@ -8,7 +8,7 @@ import numpy as np
 from annotated_types import Ge, Gt, Le, Lt
 from numpy.typing import NDArray
 
-from raydiance.data.raycast import Pinholes, ViewArrays
+from raydiance.data.pinholes import Pinholes, ViewArrays
 from raydiance.data.render_object import RenderTask, render_object
 from raydiance.data.views import ViewDataset, ViewedObject, ViewsIndex, write_views
 from raydiance.errors import DataError

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from raydiance.data.meshes import load_mesh
-from raydiance.data.raycast import Pinholes, ViewArrays, render_mesh
+from raydiance.data.pinholes import Pinholes, ViewArrays
 from raydiance.storage import ArtifactRef, Store
 
 __all__ = ["RenderTask", "render_object"]
@@ -22,5 +22,7 @@ class RenderTask:
 
 def render_object(task: RenderTask) -> ViewArrays:
     """The views of one object; the function that is mapped over processes."""
+    from raydiance.data.raycast import render_mesh
+
     path = task.store.get(task.meshes).path(f"meshes/{task.object_id}.safetensors")
     return render_mesh(load_mesh(path), task.cameras, supersample=task.supersample)

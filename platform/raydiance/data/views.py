@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors import numpy as safetensors
 from torch import Tensor
 
-from raydiance.data.raycast import ViewArrays
+from raydiance.data.pinholes import ViewArrays
 from raydiance.errors import DataError
 from raydiance.fields.cameras import Cameras
 from raydiance.storage import Artifact

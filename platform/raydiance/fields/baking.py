@@ -1,32 +1,37 @@
 """The colours of a field as a texture on its mesh, for viewers that do not show colours of vertices."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import trimesh
-import xatlas
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
 
 from raydiance.fields.meshing import surface_colours
 from raydiance.fields.voxels import VoxelField
+
+if TYPE_CHECKING:
+    import trimesh
 
 __all__ = ["bake_texture"]
 
 Array = NDArray[Any]
 
 
-def bake_texture(field: VoxelField, mesh: trimesh.Trimesh, *, size: int = 1024) -> trimesh.Trimesh:
+def bake_texture(field: VoxelField, mesh: "trimesh.Trimesh", *, size: int = 1024) -> "trimesh.Trimesh":
     """The mesh unwrapped by xatlas, with a texture of size x size that shows what rays see of the field.
 
     Vertices are doubled along the seams, so the copy is no longer closed in its topology; its shape is the
     same. Texels between the charts take the colour of the nearest chart: no seam shows when the texture is
     made smaller.
     """
+    import trimesh  # these here, because importing them takes its time
+    import xatlas
+    from scipy import ndimage
+
+    from raydiance.fields.rasterising import cover_texels
+
     if size < 16:
         raise ValueError(f"need a texture of at least 16 x 16 texels, got {size}")
-    from raydiance.fields.rasterising import cover_texels  # here, because importing numba takes its time
 
     vertices, normals = (np.asarray(values, np.float32) for values in (mesh.vertices, mesh.vertex_normals))
     origin, faces, uv = xatlas.parametrize(vertices, np.asarray(mesh.faces, np.uint32))

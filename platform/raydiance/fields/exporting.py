@@ -12,11 +12,13 @@ from collections.abc import Mapping
 from html import escape
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import trimesh
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import trimesh
 
 __all__ = ["export_glb", "export_html", "export_mesh", "srgb_to_linear"]
 
@@ -31,7 +33,7 @@ def srgb_to_linear(encoded: Array) -> Array:
 
 
 def export_glb(
-    mesh: trimesh.Trimesh,
+    mesh: "trimesh.Trimesh",
     path: str | Path | None = None,
     *,
     extras: Mapping[str, Any] | None = None,
@@ -43,13 +45,15 @@ def export_glb(
     extras: JSON, kept as asset.extras. unlit: a field's colours hold their light already, so viewers that
     know KHR_materials_unlit show them as they are.
     """
+    from trimesh.visual import TextureVisuals
+
     builder = _Glb()
     attributes = {
         "POSITION": builder.accessor(_y_up(mesh.vertices), FLOAT, "VEC3", ARRAY_BUFFER, bounds=True),
         "NORMAL": builder.accessor(_y_up(_unit_normals(mesh)), FLOAT, "VEC3", ARRAY_BUFFER),
     }
     texture: dict[str, Any] = {}
-    if isinstance(mesh.visual, trimesh.visual.TextureVisuals):
+    if isinstance(mesh.visual, TextureVisuals):
         uv = np.asarray(mesh.visual.uv, "<f4") * np.array([1, -1], "<f4") + np.array(
             [0, 1], "<f4"
         )  # v downwards
@@ -99,16 +103,22 @@ def export_glb(
     return data
 
 
-def export_mesh(mesh: trimesh.Trimesh, path: str | Path, *, extras: Mapping[str, Any] | None = None) -> None:
+def export_mesh(
+    mesh: "trimesh.Trimesh", path: str | Path, *, extras: Mapping[str, Any] | None = None
+) -> None:
     """Write .glb, .ply, .obj, .stl (which holds no colours) or .html, as the path's suffix says."""
+    from trimesh.visual import TextureVisuals
+
     path = Path(path)
     kind = path.suffix.lower()
     if kind == ".glb":
         export_glb(mesh, path, extras=extras)
     elif kind == ".html":
         path.write_text(export_html(mesh, title=path.stem), encoding="utf-8")
-    elif kind == ".obj" and isinstance(mesh.visual, trimesh.visual.TextureVisuals):
-        text, parts = trimesh.exchange.obj.export_obj(  # type: ignore[no-untyped-call]
+    elif kind == ".obj" and isinstance(mesh.visual, TextureVisuals):
+        from trimesh.exchange.obj import export_obj
+
+        text, parts = export_obj(  # type: ignore[no-untyped-call]
             mesh, return_texture=True, mtl_name=f"{path.stem}.mtl"
         )
         path.write_text(text, encoding="utf-8")
@@ -120,7 +130,7 @@ def export_mesh(mesh: trimesh.Trimesh, path: str | Path, *, extras: Mapping[str,
         raise ValueError(f"cannot write a mesh as {path.name}: choose .glb, .ply, .obj, .stl or .html")
 
 
-def export_html(mesh: trimesh.Trimesh, *, title: str = "Raydiance") -> str:
+def export_html(mesh: "trimesh.Trimesh", *, title: str = "Raydiance") -> str:
     """One page that shows the mesh in its colours and lets one turn it; it needs no network."""
     vertices = np.asarray(mesh.vertices, "<f4")
     parts = {
@@ -145,21 +155,23 @@ def _y_up(vectors: Array) -> Array:
     return turned
 
 
-def _unit_normals(mesh: trimesh.Trimesh) -> Array:
+def _unit_normals(mesh: "trimesh.Trimesh") -> Array:
     """Vertex normals of unit length; +Z where faces have no area, because glTF allows no zero normal."""
     normals = np.array(mesh.vertex_normals, np.float32)
     length = np.linalg.norm(normals, axis=1, keepdims=True)
     return np.where(length > 0.5, normals / np.maximum(length, 1e-12), np.array([0, 0, 1], np.float32))
 
 
-def _colours(mesh: trimesh.Trimesh) -> Array:
+def _colours(mesh: "trimesh.Trimesh") -> Array:
     """uint8 sRGB [N, 4] of the vertices."""
-    if not isinstance(mesh.visual, trimesh.visual.ColorVisuals):
+    from trimesh.visual import ColorVisuals
+
+    if not isinstance(mesh.visual, ColorVisuals):
         raise ValueError("the mesh has a texture, where colours of its vertices are wanted")
     return np.asarray(mesh.visual.vertex_colors, np.uint8)
 
 
-def _linear_colours(mesh: trimesh.Trimesh) -> Array:
+def _linear_colours(mesh: "trimesh.Trimesh") -> Array:
     encoded = _colours(mesh) / 255
     linear = np.concatenate((srgb_to_linear(encoded[:, :3]), encoded[:, 3:]), axis=1)
     return np.round(linear * 65535).astype("<u2")

@@ -1,22 +1,21 @@
 """From a field to a triangle mesh: marching cubes, clean-up, and the colours one sees."""
 
 import math
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import fast_simplification
 import numpy as np
 import torch
-import trimesh
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from skimage import measure
 from torch.nn import functional as F
 
 from raydiance.errors import DataError
 from raydiance.fields.cameras import Rays
 from raydiance.fields.rendering import render
 from raydiance.fields.voxels import VoxelField
+
+if TYPE_CHECKING:
+    import trimesh
 
 __all__ = ["default_iso", "extract_mesh", "surface_colours"]
 
@@ -36,7 +35,7 @@ def extract_mesh(
     components: Literal["all", "largest"] = "all",
     fill_cavities: bool = False,
     max_faces: int | None = None,
-) -> trimesh.Trimesh:
+) -> "trimesh.Trimesh":
     """The surface of one field at density `iso` (None: default_iso), with vertex colours (uint8 sRGB), Z-up.
 
     resolution: samples per axis of the volume that is polygonised (None: the grid's own). components: keep
@@ -44,6 +43,8 @@ def extract_mesh(
     down to so many. The surface is closed where the box cuts it. mesh.metadata["raydiance"] holds iso,
     resolution and watertight. DataError if the field is not finite or has no surface at that density.
     """
+    import trimesh  # here, because whoever trains has no mesh to make
+
     if len(field) != 1:
         raise ValueError(f"a mesh is made of one field, got {len(field)}: pick one with field[i]")
     field = field.detach().to("cpu", torch.float32)
@@ -106,6 +107,8 @@ def _density(field: VoxelField, resolution: int | None) -> Array:
 
 def _polygonise(field: VoxelField, density: Array, level: float) -> tuple[Array, Array]:
     """Vertices float32 [N, 3] in the world and outward faces [F, 3]; empty samples all round close it."""
+    from skimage import measure
+
     lower, upper = np.array(field.lower), np.array(field.upper)
     spacing = (upper - lower) / (np.array(density.shape) - 1)
     padded = np.pad(density, 1)
@@ -118,6 +121,9 @@ def _polygonise(field: VoxelField, density: Array, level: float) -> tuple[Array,
 
 def _kept_faces(vertices: Array, faces: Array, components: str, fill_cavities: bool) -> Array:
     """bool [F]: faces of the connected surfaces to keep; a hollow's surface encloses a negative volume."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     ends = np.concatenate((faces[:, :2], faces[:, 1:]))
     graph = coo_array((np.ones(len(ends), bool), (ends[:, 0], ends[:, 1])), shape=(len(vertices),) * 2)
     count, label = connected_components(graph, directed=False)

@@ -11,7 +11,6 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from raydiance.generation import figures
 from raydiance.storage import Artifact
 
 __all__ = ["Command", "StageRow", "write_report"]
@@ -209,6 +208,8 @@ def _gate(gate: Sequence[Mapping[str, object]]) -> str:
 
 
 def _figures(evaluation: Artifact, losses: Mapping[str, Points]) -> str:
+    from raydiance.generation import figures
+
     drawn = []
     for name, points in losses.items():
         light, dark = figures.svg_pair(figures.curves({name: points}, "loss"))

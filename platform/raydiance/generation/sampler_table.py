@@ -21,7 +21,6 @@ from raydiance.diffusion.preconditioning import Epsilon, NoisePredictor
 from raydiance.diffusion.schedules import DiscreteSchedule
 from raydiance.errors import ConfigError
 from raydiance.generation.assemble import read_latents, read_plans
-from raydiance.generation.table_figures import draw_curves, draw_heat_maps, write_tables
 from raydiance.metrics import frechet_distance, frechet_spread
 from raydiance.models import UNet, read_unet
 from raydiance.spec import digest, spec, to_plain
@@ -122,6 +121,8 @@ def sampler_table(spec: SamplerTableSpec, run: Run) -> Outcome:
     cells.json, tables.md, heat_maps.png, curves.png.
     """
     data = run.input_of("latents")
+    from raydiance.generation.table_figures import draw_curves, draw_heat_maps, write_tables
+
     run.tracker.log_params(to_plain(spec))
     run.tracker.log_input(data, "reference")
     tasks = [

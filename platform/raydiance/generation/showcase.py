@@ -6,11 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import trimesh
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from raydiance.data.views import ViewDataset
@@ -24,7 +23,6 @@ from raydiance.fields import (
     orbit_cameras,
     write_png,
 )
-from raydiance.generation import figures
 from raydiance.generation.assemble import Latents
 from raydiance.generation.bundle import LatentModel
 from raydiance.generation.measure import objects_of
@@ -33,6 +31,10 @@ from raydiance.generation.viewsets import composite
 from raydiance.metrics import SetScores
 from raydiance.storage import Draft
 from raydiance.tracking import Tracker
+
+if TYPE_CHECKING:
+    import trimesh
+    from matplotlib.figure import Figure
 
 __all__ = ["Showcase", "arrange", "write_showcase"]
 
@@ -67,6 +69,8 @@ def write_showcase(
     viewer_resolution: int,
 ) -> None:
     """Write and log samples.png, reconstructions.png, nearest.png, the figures and samples.html."""
+    from raydiance.generation import figures
+
     sheets = {
         "samples": sample_sheet(show, sheet_samples, sheet_size),
         "reconstructions": reconstruction_sheet(show),
@@ -128,8 +132,10 @@ def viewer_page(show: Showcase, count: int, resolution: int) -> str:
     return export_html(arrange(meshes), title=f"Samples, from seed {show.seeds[0]} on")
 
 
-def arrange(meshes: Sequence[trimesh.Trimesh]) -> trimesh.Trimesh:
+def arrange(meshes: Sequence["trimesh.Trimesh"]) -> "trimesh.Trimesh":
     """The meshes as one, standing in rows on the XY plane."""
+    import trimesh
+
     columns = _columns(len(meshes))
     placed = []
     for i, mesh in enumerate(meshes):
@@ -141,7 +147,9 @@ def arrange(meshes: Sequence[trimesh.Trimesh]) -> trimesh.Trimesh:
     return together
 
 
-def _figures(show: Showcase) -> dict[str, Figure]:
+def _figures(show: Showcase) -> dict[str, "Figure"]:
+    from raydiance.generation import figures
+
     normalised = show.latents.statistics.normalise(show.latents.raw).numpy()
     drawn = {"latents": figures.latents(normalised), "distances": figures.distances(show.sets)}
     if show.plan_points:

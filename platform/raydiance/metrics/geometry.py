@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 __all__ = ["SetScores", "chamfer_distances", "set_scores"]
@@ -80,5 +79,7 @@ def _nearest_neighbour_accuracy(within_x: Tensor, within_y: Tensor, across: Tens
 def _one_way(shapes: Points, others: Points) -> Points:
     """Mean squared distance from the points of each other shape to the nearest of each shape, [A, B]."""
     queries = others.reshape(-1, 3)
+    from scipy.spatial import cKDTree
+
     rows = [cKDTree(shape).query(queries)[0].reshape(len(others), -1) for shape in shapes]
     return np.stack([np.square(row).mean(axis=1) for row in rows])

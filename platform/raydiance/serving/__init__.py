@@ -3,8 +3,9 @@
 Importing this package loads neither Ray nor torch; a name does when it is used.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from raydiance.lazy import lazily
 
 if TYPE_CHECKING:
     from raydiance.serving.client import AsyncClient, Client, ProblemError, Sample
@@ -46,8 +47,4 @@ _HOME = {
     "serve": "server",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__ = lazily(__name__, _HOME)

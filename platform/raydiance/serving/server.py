@@ -20,7 +20,7 @@ from ray.serve import Application
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from raydiance.cluster import session
+from raydiance.cluster.session import session
 from raydiance.config.platform import ClusterSpec, ServeSpec
 from raydiance.errors import ClusterError, ConfigError, RaydianceError
 from raydiance.generation import load_bundle

@@ -4,11 +4,10 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import torch
-import trimesh
 from annotated_types import Ge, Gt
 from numpy.typing import NDArray
 
@@ -31,6 +30,9 @@ from raydiance.spec import spec, to_plain
 from raydiance.storage import Artifact, ArtifactRef, Draft, Store, write_json
 from raydiance.tracking import Outcome, Run
 from raydiance.training.fitting import FieldFit, FittedField, PosedImages, fit_field, held_out_psnr
+
+if TYPE_CHECKING:
+    import trimesh
 
 __all__ = ["CaptureFit", "FieldsFit", "fit", "fit_capture", "fit_views"]
 
@@ -279,7 +281,7 @@ def _write_capture(
     return {"mesh": said, "watertight": watertight, "faces": len(mesh.faces)}
 
 
-def _write_meshes(draft: Draft, spec: CaptureFit, fitted: FittedField, mesh: trimesh.Trimesh) -> None:
+def _write_meshes(draft: Draft, spec: CaptureFit, fitted: FittedField, mesh: "trimesh.Trimesh") -> None:
     extras = {"raydiance": {"field": draft.key}}
     export_glb(mesh, draft.path("mesh.glb"), extras=extras)
     baked = bake_texture(fitted.field, mesh, size=spec.texture_size)

@@ -1,13 +1,15 @@
 """The front of quality against cost, the plans chosen from it, and its picture."""
 
 from collections.abc import Sequence
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from raydiance.config.platform import TuneSpec
 from raydiance.errors import ConfigError
 from raydiance.tuning.search import Result, is_better, winners
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["chosen", "draw_front", "front", "learned", "row"]
 
@@ -73,8 +75,10 @@ def row(result: Result) -> dict[str, object]:
 
 def draw_front(
     results: Sequence[Result], best: Sequence[Result], named: dict[str, Result], teacher_frechet: float
-) -> Figure:
+) -> "Figure":
     """Error and Frechet distance against network calls; the front as a line, the chosen plans by name."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(10.0, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     solvers = sorted({_label(result) for result in results})
@@ -111,7 +115,7 @@ def _label(result: Result) -> str:
     return result.candidate.solver if result.learned is None else "learned"
 
 
-def _mark(axes: Axes, best: Sequence[Result], named: dict[str, Result]) -> None:
+def _mark(axes: "Axes", best: Sequence[Result], named: dict[str, Result]) -> None:
     paired = [(nfe(result), result.score.error) for result in best if result.score.error is not None]
     axes.plot(
         [calls for calls, _ in paired], [error for _, error in paired], "-", color="black", lw=1, zorder=0

@@ -16,7 +16,7 @@ import torch
 from ray import tune as ray_tune
 from safetensors.torch import save_file
 
-from raydiance.cluster import session
+from raydiance.cluster.session import session
 from raydiance.config.platform import ClusterSpec, TuneSpec
 from raydiance.diffusion import learning
 from raydiance.diffusion.plans import SamplingPlan
