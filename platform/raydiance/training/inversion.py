@@ -20,6 +20,7 @@ from raydiance.spec import from_plain, spec, to_plain
 from raydiance.storage import Artifact, ArtifactRef, write_json
 from raydiance.tracking import Outcome, Run, Worker
 from raydiance.training.autodecoder import (
+    AutodecoderLoop,
     AutodecoderObjective,
     AutodecoderTraining,
     held_out_scores,
@@ -107,8 +108,8 @@ def invert(inversion: InversionSpec, run: Run) -> Outcome:
     run.tracker.log_params(to_plain(inversion))
     for artifact in inputs:
         run.tracker.log_input(artifact, "inversion")
-    refs = [artifact.ref for artifact in inputs]
-    ref = run.launch(_invert, Payload(inversion, *refs, run_name=run.name, seed=run.seed))
+    views, trained, latents = (artifact.ref for artifact in inputs)
+    ref = run.launch(_invert, Payload(inversion, views, trained, latents, run.name, run.seed))
     assert ref is not None, "rank 0 writes the artifact"
     artifact = run.store.get(ref)
     table = artifact.read_json("held_out.json")
@@ -168,7 +169,7 @@ def _start(inversion: InversionSpec, trained: Artifact, latents: Artifact, count
 def _as_training(inversion: InversionSpec, trained: Artifact, count: int) -> AutodecoderTraining:
     """The settings of the autodecoder's own training, with the steps of the inversion and without its noise."""
     made = from_plain(AutodecoderTraining, trained.manifest.spec)
-    penalty = {"codes": inversion.latent_penalty} if inversion.space == "latents" else {}
-    losses = replace(made.losses, latents=0.0, **penalty)
-    loop = replace(inversion.loop, batch_size=min(inversion.loop.batch_size, count))
-    return replace(made, losses=losses, loop=loop, latent_noise=0.0)
+    penalty = inversion.latent_penalty if inversion.space == "latents" else made.losses.codes
+    losses = replace(made.losses, latents=0.0, codes=penalty)
+    steps = to_plain(replace(inversion.loop, batch_size=min(inversion.loop.batch_size, count)))
+    return replace(made, losses=losses, loop=from_plain(AutodecoderLoop, steps), latent_noise=0.0)

@@ -1,9 +1,11 @@
 """The training loop: what is drawn, stepped, logged and kept, in this order, at every step."""
 
+import logging
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any, Literal
 
 import numpy as np
@@ -23,11 +25,18 @@ __all__ = ["Batch", "Decay", "LoopSpec", "Objective", "fit", "learning_rate_fact
 
 Decay = Literal["cosine", "linear", "constant"]
 
+REMEMBERED = 50  # losses, whose median tells a spike
+RETURNED = 1_000_003  # added to the seed at each return, so that the same step meets other noise
+
+logger = logging.getLogger("raydiance.training")
+
 
 @spec
 class LoopSpec:
     """How a network is stepped. `batch_size` is that of all workers together.
 
+    max_returns: so often training goes back to the last good checkpoint, to go on with other noise and another
+    order, where loss or gradient is not finite, or the loss is max_spike (0: never mind) times its recent median.
     `ema_widths`: averages of these widths (sigma_rel) are kept at each checkpoint, from which one of any width can
     be made afterwards: see training.averages.
     """
@@ -39,6 +48,8 @@ class LoopSpec:
     decay: Decay = "cosine"
     betas: tuple[float, float] = (0.9, 0.99)
     clip_norm: float = 1.0
+    max_returns: int = 2
+    max_spike: float = 0.0
     ema_decay: float = 0.0  # 0: no moving average
     ema_widths: tuple[float, ...] = ()
     log_every: int = 10
@@ -59,6 +70,10 @@ class LoopSpec:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for width in self.ema_widths:
             gamma_of(width)
+        if self.max_returns < 0 or self.max_spike < 0:
+            raise ValueError(
+                f"max_returns and max_spike must not be negative, got {self.max_returns} and {self.max_spike}"
+            )
         if self.learning_rate <= 0 or self.clip_norm <= 0:
             raise ValueError(
                 f"learning_rate and clip_norm must be positive, got {self.learning_rate} and {self.clip_norm}"
@@ -114,7 +129,8 @@ def start(objective: Objective, loop: LoopSpec) -> TrainState:
 def fit(objective: Objective, loop: LoopSpec, *, worker: Worker, run_name: str, seed: int) -> TrainState:
     """Train to the last step, from the newest intact checkpoint of this run name if there is one.
 
-    Raises NonFiniteLossError, naming step and last good checkpoint, if loss or gradient is not finite.
+    Raises NonFiniteLossError, naming step and last good checkpoint, if loss or gradient is not finite, and was so
+    again after each return to that checkpoint.
     """
     module = distribute(objective, worker.device)
     state = start(objective, loop)
@@ -124,8 +140,12 @@ def fit(objective: Objective, loop: LoopSpec, *, worker: Worker, run_name: str, 
     with worker.progress.task(run_name, total=loop.steps) as task:
         task.update(state.step)
         while state.step < loop.steps:
-            batch = Batch(seed, state.step, indices, loop.batch_size)
-            metrics = train_step(module, state, loop, batch, checkpoints)
+            batch = Batch(seed + RETURNED * state.returns, state.step, indices, loop.batch_size)
+            try:
+                metrics = train_step(module, state, loop, batch, checkpoints)
+            except NonFiniteLossError as error:
+                go_back(state, loop, checkpoints, error)
+                continue
             task.update(1, loss=metrics["loss"])
             last = state.step == loop.steps
             if last or state.step % loop.log_every == 0:
@@ -152,7 +172,9 @@ def train_step(
     terms["loss"].backward()  # type: ignore[no-untyped-call]
     norm = nn.utils.clip_grad_norm_(state.model.parameters(), loop.clip_norm)
     metrics = mean_over_workers(terms | {"gradient_norm": norm})
-    if not math.isfinite(metrics["loss"] + metrics["gradient_norm"]):
+    if not math.isfinite(metrics["loss"] + metrics["gradient_norm"]) or _is_spike(
+        metrics["loss"], state, loop
+    ):
         raise NonFiniteLossError(
             f"step {state.step}: loss {metrics['loss']}, gradient norm {metrics['gradient_norm']}; "
             f"the last good checkpoint is {checkpoints.last.key if checkpoints.last else 'none'}: "
@@ -164,7 +186,26 @@ def train_step(
     if state.averages:
         state.averages.update(state.model)
     state.step += 1
+    state.losses = [*state.losses, metrics["loss"]][-REMEMBERED:]
     return metrics | {"learning_rate": loop.learning_rate * factor}
+
+
+def go_back(state: TrainState, loop: LoopSpec, checkpoints: Checkpoints, error: NonFiniteLossError) -> None:
+    """Take the state back to the newest checkpoint. Raises the error if there is none, or no try is left.
+
+    All workers see the same loss, so all of them come here together.
+    """
+    returns = state.returns + 1
+    if returns > loop.max_returns or not checkpoints.restore(state):
+        raise error
+    logger.warning("%s; going back to step %d, return %d of %d", error, state.step, returns, loop.max_returns)
+    state.returns = returns
+
+
+def _is_spike(loss: float, state: TrainState, loop: LoopSpec) -> bool:
+    """Whether a loss is far above the median of the last ones, once there are enough of them."""
+    known = len(state.losses) == REMEMBERED
+    return bool(loop.max_spike) and known and loss > loop.max_spike * median(state.losses)
 
 
 def learning_rate_factor(loop: LoopSpec, step: int) -> float:
