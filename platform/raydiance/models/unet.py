@@ -204,7 +204,7 @@ class UNet(nn.Module):
             assert out is not None, "a spec has multipliers, or a global path"
             return out
         if isinstance(self.whole, GaussianPath):
-            whole = self.whole(x.flatten(1), noise_level, embedding, tokens)
+            whole: Tensor = self.whole(x.flatten(1), noise_level, embedding, tokens)
         else:
             whole = self.whole(x.flatten(1), embedding, tokens)
         whole = whole.reshape(len(x), self.spec.out_channels, *x.shape[2:])

@@ -82,8 +82,8 @@ class CodeTable(Autodecoder):
         self.spec = trained.spec
         self.generator = trained.generator.requires_grad_(False)
         self.decoder = trained.decoder.requires_grad_(False)
-        start = trained.codes.weight.detach().mean(0)
-        self.codes = nn.Embedding.from_pretrained(start.repeat(num_objects, 1), freeze=False)
+        self.codes = nn.Embedding(num_objects, trained.spec.code_dim)
+        self.codes.weight.data = trained.codes.weight.detach().mean(0).repeat(num_objects, 1)
 
 
 @dataclass(frozen=True)
