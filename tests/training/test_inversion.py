@@ -1,7 +1,5 @@
 """Objects that were kept back are found in the latent space of a decoder that stays as it is."""
 
-import dataclasses
-
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -18,13 +16,11 @@ from raydiance.training import InversionLoop, InversionSpec, invert, train_autod
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
+    """A decoder that can show three balls, and views that keep one of them back."""
     store = Store.open(tmp_path_factory.mktemp("store"))
-    loop = dataclasses.replace(AUTODECODER.loop, steps=40, batch_size=2)
-    found = {"render": balls(store, kept_back=1)}
-    training = dataclasses.replace(AUTODECODER, loop=loop)
-    found["train_autodecoder"] = train_autodecoder(
-        training, local_run(store, name="ad", inputs=found)
-    ).artifact
+    known = {"render": balls(store)}
+    trained = train_autodecoder(AUTODECODER, local_run(store, name="ad", inputs=known)).artifact
+    found = {"render": balls(store, kept_back=1), "train_autodecoder": trained}
     found["encode"] = encode(EncodeSpec(), local_run(store, name="encode", inputs=found)).artifact
     return store, found
 
@@ -38,7 +34,7 @@ def inverted(store, found, space, steps):
 def test_views_never_trained_on_come_nearer_step_by_step(inputs, space):
     store, found = inputs
     early, late = (inverted(store, found, space, steps) for steps in (1, 40))
-    assert late.metrics["psnr_unseen"] > early.metrics["psnr_unseen"] + 1.0
+    assert late.metrics["psnr_unseen"] > early.metrics["psnr_unseen"] + 3.0
     assert late.artifact.read_json("latents.json")["object_ids"] == ["ball-2"]
     assert set(late.artifact.manifest.parents) == {artifact.ref for artifact in found.values()}
     tensors = load_file(late.artifact.path("latents.safetensors"))

@@ -75,9 +75,16 @@ class DiffusionObjective(Objective):
         x_0 = self.latents[rows].to(device)
         sigma = self.training_spec.draw_sigma(batch, generators).to(device)
         noise = torch.stack([torch.randn(x_0.shape[1:], generator=g) for g in generators]).to(device)
-        condition = None if self.labels is None else self.labels[rows].to(device)
+        condition = None if self.labels is None else self._told(self.labels[rows], generators).to(device)
         found = self.preconditioning.loss(self.model, x_0, sigma, noise, condition, error=self._error)
         return {"loss": found.mean()}
+
+    def _told(self, labels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """The labels [B], some of them replaced by "no class"."""
+        chance = torch.cat([torch.rand(1, generator=g) for g in generators])
+        return torch.where(
+            chance < self.training_spec.drop_condition, self.training_spec.model.num_classes, labels
+        )
 
     def _error(self, residual: Tensor, sigma: Tensor) -> Tensor:
         """The squared error [B]: along principal directions, if there are any, and where convolutions act."""
