@@ -6,7 +6,7 @@ import torch
 from tests.training.toys import Toy, loop, losses, worker
 from torch import nn
 
-from raydiance.errors import NonFiniteLossError, TrainingError
+from raydiance.errors import ConfigError, NonFiniteLossError, TrainingError
 from raydiance.storage import Store
 from raydiance.training import Batch, Checkpoints, fit, start
 from raydiance.training.loop import learning_rate_factor
@@ -103,6 +103,19 @@ def test_infinite_loss_names_step_and_last_good_checkpoint(store):
     Checkpoints(store, "toy").restore(state)
     assert state.step == 7
     assert all(value.isfinite().all() for value in state.model.state_dict().values())
+
+
+def test_a_batch_in_parts_takes_the_step_of_the_whole_batch(store):
+    def run(name: str, parts: int):
+        w = worker(store)
+        return fit(Toy(), loop(accumulate=parts), worker=w, run_name=name, seed=1), losses(w.tracker)
+
+    (whole, curve), (split, same) = run("whole", 1), run("split", 4)
+    assert same == pytest.approx(curve, rel=1e-4)
+    for a, b in zip(whole.model.state_dict().values(), split.model.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ConfigError, match="accumulate = 3"):
+        run("uneven", 3)
 
 
 class Stumbling(Toy):

@@ -4,7 +4,8 @@ import logging
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any, Literal
 
@@ -12,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from raydiance.errors import NonFiniteLossError
+from raydiance.errors import ConfigError, NonFiniteLossError
 from raydiance.spec import spec
 from raydiance.tracking import Worker
 from raydiance.training.averages import PowerAverages, gamma_of
 from raydiance.training.checkpoint import Checkpoints, TrainState
-from raydiance.training.distributed import distribute, mean_over_workers, share, wait_for_all
+from raydiance.training.distributed import distribute, mean_over_workers, share, unsynchronised, wait_for_all
 from raydiance.training.ema import Ema
 from raydiance.training.randomness import epoch_item, sample_generator
 
@@ -35,6 +36,7 @@ logger = logging.getLogger("raydiance.training")
 class LoopSpec:
     """How a network is stepped. `batch_size` is that of all workers together.
 
+    accumulate: into so many parts each worker's share of a batch is split, one behind the other, to save memory.
     max_returns: so often training goes back to the last good checkpoint, to go on with other noise and another
     order, where loss or gradient is not finite, or the loss is max_spike (0: never mind) times its recent median.
     `ema_widths`: averages of these widths (sigma_rel) are kept at each checkpoint, from which one of any width can
@@ -48,6 +50,7 @@ class LoopSpec:
     decay: Decay = "cosine"
     betas: tuple[float, float] = (0.9, 0.99)
     clip_norm: float = 1.0
+    accumulate: int = 1
     max_returns: int = 2
     max_spike: float = 0.0
     ema_decay: float = 0.0  # 0: no moving average
@@ -61,6 +64,7 @@ class LoopSpec:
         for name in (
             "steps",
             "batch_size",
+            "accumulate",
             "log_every",
             "checkpoint_every",
             "keep_checkpoints",
@@ -92,6 +96,17 @@ class Batch:
     def generators(self) -> list[torch.Generator]:
         """One generator per sample, the same whoever takes the sample."""
         return [sample_generator(self.seed, self.step, index) for index in self.indices]
+
+    def parts(self, count: int) -> list["Batch"]:
+        """This worker's part in `count` equal pieces. Raises ConfigError if they cannot be equal."""
+        size, rest = divmod(len(self.indices), count)
+        if rest:
+            raise ConfigError(
+                f"accumulate = {count} must divide the {len(self.indices)} samples that a worker has of a batch: "
+                "change it, batch_size or the number of workers"
+            )
+        pieces = [self.indices[i * size : (i + 1) * size] for i in range(count)]
+        return [replace(self, indices=piece) for piece in pieces]
 
     def items(self, count: int) -> list[int]:
         """Which of `count` training items each sample is: all items once per epoch, in shuffled order."""
@@ -168,8 +183,7 @@ def train_step(
     for group in state.optimizer.param_groups:
         group["lr"] = loop.learning_rate * factor * group["factor"]
     state.optimizer.zero_grad(set_to_none=True)
-    terms: dict[str, Tensor] = module(batch)
-    terms["loss"].backward()  # type: ignore[no-untyped-call]
+    terms = accumulate(module, batch.parts(loop.accumulate))
     norm = nn.utils.clip_grad_norm_(state.model.parameters(), loop.clip_norm)
     metrics = mean_over_workers(terms | {"gradient_norm": norm})
     if not math.isfinite(metrics["loss"] + metrics["gradient_norm"]) or _is_spike(
@@ -188,6 +202,16 @@ def train_step(
     state.step += 1
     state.losses = [*state.losses, metrics["loss"]][-REMEMBERED:]
     return metrics | {"learning_rate": loop.learning_rate * factor}
+
+
+def accumulate(module: nn.Module, parts: Sequence[Batch]) -> dict[str, Tensor]:
+    """Add up the gradients of equal parts of a batch, exchanged once by workers: the means of their terms."""
+    found: list[dict[str, Tensor]] = []
+    for part in parts:
+        with nullcontext() if part is parts[-1] else unsynchronised(module):
+            found.append(module(part))
+            (found[-1]["loss"] / len(parts)).backward()  # type: ignore[no-untyped-call]
+    return {name: torch.stack([terms[name].detach() for terms in found]).mean(0) for name in found[0]}
 
 
 def go_back(state: TrainState, loop: LoopSpec, checkpoints: Checkpoints, error: NonFiniteLossError) -> None:
