@@ -17,7 +17,7 @@ from raydiance.generation.evaluate import EvaluateSpec
 from raydiance.generation.publish import PublishSpec
 from raydiance.generation.sampler_table import SamplerTableSpec
 from raydiance.spec import spec
-from raydiance.training import AutodecoderTraining, DiffusionTraining, PixelTraining
+from raydiance.training import AutodecoderTraining, DiffusionTraining, InversionSpec, PixelTraining
 from raydiance.training.fields import CaptureFit, FieldsFit
 
 __all__ = [
@@ -46,6 +46,7 @@ class LatentExperiment:
     render: RenderSpec = RenderSpec()
     train_autodecoder: AutodecoderTraining = AutodecoderTraining()
     encode: EncodeSpec = EncodeSpec()
+    invert: InversionSpec = InversionSpec()
     train_diffusion: DiffusionTraining = DiffusionTraining()
     tune: TuneSpec = TuneSpec()
     evaluate: EvaluateSpec = EvaluateSpec()

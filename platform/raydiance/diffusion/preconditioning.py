@@ -91,16 +91,17 @@ class Preconditioning(ABC):
         condition: Any = None,
         *,
         weight: Callable[[Tensor], Tensor] | None = None,
+        error: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> Tensor:
         """Mean squared error of each item [B]: of F against its target, or, with a weight(sigma), weight |D -
-        x_0|^2.
+        x_0|^2. error(F - target [B, ...], sigma) -> [B] in place of the mean square over all numbers.
         """
         s = self.scalars(sigma)
         x = x_0 + expand(sigma, x_0) * noise
         raw = network((expand(s.c_in, x) * x).to(x.dtype), s.c_noise, condition=condition)
         target = expand(s.to_x_0, x) * x_0 + expand(s.to_noise, x) * noise
-        error = (raw - target).square().flatten(1).mean(1)
-        return error if weight is None else weight(sigma) * (sigma * s.out).square() * error
+        found = error(raw - target, sigma) if error else (raw - target).square().flatten(1).mean(1)
+        return found if weight is None else weight(sigma) * (sigma * s.out).square() * found
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from raydiance.training.denoisers import (
 )
 from raydiance.training.diffusion import DiffusionObjective, train_diffusion
 from raydiance.training.ema import Ema
+from raydiance.training.inversion import InversionLoop, InversionSpec, invert
 from raydiance.training.loop import Batch, LoopSpec, Objective, fit, start, train_step
 
 __all__ = [
@@ -38,6 +39,8 @@ __all__ = [
     "DiffusionObjective",
     "DiffusionTraining",
     "Ema",
+    "InversionLoop",
+    "InversionSpec",
     "LatentUNetSpec",
     "LoopSpec",
     "Objective",
@@ -49,6 +52,7 @@ __all__ = [
     "TrainState",
     "combine",
     "fit",
+    "invert",
     "load_checkpoint",
     "read_snapshots",
     "save_checkpoint",
