@@ -22,7 +22,13 @@ from raydiance.generation.radiance_evaluate import FieldEvaluation
 from raydiance.generation.reconstruction import FieldReconstruction
 from raydiance.generation.sampler_table import SamplerTableSpec
 from raydiance.spec import spec
-from raydiance.training import AutodecoderTraining, DiffusionTraining, PixelTraining, RadianceTraining
+from raydiance.training import (
+    AutodecoderTraining,
+    DiffusionTraining,
+    InversionSpec,
+    PixelTraining,
+    RadianceTraining,
+)
 from raydiance.training.fields import CaptureFit, FieldsFit
 
 __all__ = [
@@ -51,6 +57,7 @@ class LatentExperiment:
     render: RenderSpec = RenderSpec()
     train_autodecoder: AutodecoderTraining = AutodecoderTraining()
     encode: EncodeSpec = EncodeSpec()
+    invert: InversionSpec = InversionSpec()
     train_diffusion: DiffusionTraining = DiffusionTraining()
     tune: TuneSpec = TuneSpec()
     evaluate: EvaluateSpec = EvaluateSpec()

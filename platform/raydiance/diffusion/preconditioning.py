@@ -92,15 +92,23 @@ class Preconditioning(ABC):
         condition: Any = None,
         *,
         weight: Callable[[Tensor], Tensor] | None = None,
+        error: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> Tensor:
         """Mean squared error of each item [B]: of F against its target, or, with a weight(sigma), weight |D -
-        x_0|^2.
+        x_0|^2. error(F - target [B, ...], sigma) -> [B] in place of the mean square over all numbers.
         """
-        error, _ = self.loss_and_denoised(network, x_0, sigma, noise, condition)
-        return error if weight is None else weight(sigma) * (sigma * self.scalars(sigma).out).square() * error
+        found, _ = self.loss_and_denoised(network, x_0, sigma, noise, condition, error=error)
+        return found if weight is None else weight(sigma) * (sigma * self.scalars(sigma).out).square() * found
 
     def loss_and_denoised(
-        self, network: Network, x_0: Tensor, sigma: Tensor, noise: Tensor, condition: Any = None
+        self,
+        network: Network,
+        x_0: Tensor,
+        sigma: Tensor,
+        noise: Tensor,
+        condition: Any = None,
+        *,
+        error: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The plain loss of each item [B], and the estimate D of x_0 [B, ...] that the same call gives."""
         s = self.scalars(sigma)
@@ -108,7 +116,8 @@ class Preconditioning(ABC):
         raw = network((expand(s.c_in, x) * x).to(x.dtype), s.c_noise, condition=condition)
         target = expand(s.to_x_0, x) * x_0 + expand(s.to_noise, x) * noise
         eps = expand(s.skip, x) * x + expand(s.out, x) * raw
-        return (raw - target).square().flatten(1).mean(1), x - expand(sigma, x) * eps
+        found = error(raw - target, sigma) if error else (raw - target).square().flatten(1).mean(1)
+        return found, x - expand(sigma, x) * eps
 
 
 @dataclass(frozen=True)

@@ -48,12 +48,14 @@ Rows = list[dict[str, object]]
 class EvaluateSpec:
     """How much is sampled and looked at.
 
-    Samples have the seeds first_seed, first_seed + 1, ..., so each of them can be asked for again.
+    Samples have the seeds first_seed, first_seed + 1, ..., so each of them can be asked for again. guidance:
+    classifier-free, for a denoiser that was taught classes; 1 is none.
     """
 
     num_samples: Count = 32
     first_seed: Annotated[int, Ge(0)] = 0
     plan: str | None = None
+    guidance: float = 1.0
     batch_size: Annotated[int, Ge(1)] = 8
     num_views: Count = 6
     num_points: Count = 512
@@ -149,7 +151,14 @@ def _sample(model: LatentModel, spec: EvaluateSpec, task: Task) -> tuple[Tensor,
         task.update(count - before)
         before = count
 
-    sampled = generate_latents(model, seeds, condition=labels, batch_size=spec.batch_size, callback=show)
+    sampled = generate_latents(
+        model,
+        seeds,
+        condition=labels,
+        guidance=spec.guidance,
+        batch_size=spec.batch_size,
+        callback=show,
+    )
     return sampled, (time.perf_counter() - started) / len(seeds)
 
 

@@ -25,6 +25,7 @@ from raydiance.training.denoisers import (
 )
 from raydiance.training.diffusion import DiffusionObjective, train_diffusion
 from raydiance.training.ema import Ema
+from raydiance.training.inversion import InversionLoop, InversionSpec, invert
 from raydiance.training.loop import Batch, LoopSpec, Objective, fit, start, train_step
 from raydiance.training.radiance import FieldLoop, FieldUNetSpec, RadianceTraining, RenderingLoss
 
@@ -41,6 +42,8 @@ __all__ = [
     "Ema",
     "FieldLoop",
     "FieldUNetSpec",
+    "InversionLoop",
+    "InversionSpec",
     "LatentUNetSpec",
     "LoopSpec",
     "Objective",
@@ -54,6 +57,7 @@ __all__ = [
     "TrainState",
     "combine",
     "fit",
+    "invert",
     "load_checkpoint",
     "read_snapshots",
     "save_checkpoint",

@@ -2,11 +2,12 @@
 told.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Interval
 from torch import Generator, Tensor
 
 from raydiance.diffusion import losses, schedules
@@ -23,6 +24,8 @@ __all__ = [
     "PixelTraining",
     "PixelUNetSpec",
 ]
+
+Share = Annotated[float, Interval(ge=0, le=1)]
 
 
 @spec
@@ -50,8 +53,9 @@ class DiffusionLoop(LoopSpec):
 class DiffusionTraining:
     """The denoiser and how it is trained. ln sigma is normal with mean `p_mean` and deviation `p_std`.
 
-    Karras et al. 2022 take -1.2 and 1.2 for images; latents of aligned objects have thousands of numbers but
-    few directions, so that noise must be ten times the data before it hides which object it is.
+    Karras et al. 2022 take -1.2 and 1.2 for images; latents of aligned objects have thousands of numbers but few
+    directions, so that noise must be ten times the data before it hides which object it is.
+    drop_condition: the share of samples whose class is not told, for classifier-free guidance (Ho & Salimans).
     """
 
     model: LatentUNetSpec = LatentUNetSpec()
@@ -59,6 +63,7 @@ class DiffusionTraining:
     sigma_data: float = 1.0
     p_mean: float = 1.2
     p_std: float = 1.6
+    drop_condition: Share = 0.1
     preview_samples: int = 6
     preview_steps: int = 18
     preview_size: int = 64
@@ -70,6 +75,11 @@ class DiffusionTraining:
     @property
     def preconditioning(self) -> EDM:
         return EDM(self.sigma_data)
+
+    @property
+    def sigma_max(self) -> float:
+        """Where previews start: one in a hundred of the noise levels trained on is larger."""
+        return math.exp(self.p_mean + 2.33 * self.p_std)
 
     @property
     def described(self) -> Mapping[str, object]:
@@ -122,8 +132,19 @@ class PixelTraining:
     loop: PixelLoop = PixelLoop()
     schedule: Literal["linear", "quadratic", "cosine"] = "linear"
     num_train_steps: Annotated[int, Ge(2)] = 1000
+    drop_condition: Share = 0.1
     preview_samples: int = 16
     preview_steps: int = 18
+
+    @property
+    def sigma_data(self) -> float:
+        """Of a basis, which pixels do not have."""
+        return 1.0
+
+    @property
+    def sigma_max(self) -> float:
+        """Where previews start."""
+        return 80.0
 
     @property
     def preconditioning(self) -> Epsilon:

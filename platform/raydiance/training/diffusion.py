@@ -19,7 +19,7 @@ from raydiance.data.views import ViewDataset
 from raydiance.diffusion import grids, plans, sampling, schedules
 from raydiance.errors import ConfigError
 from raydiance.fields import VoxelField, orbit_cameras, render_views
-from raydiance.models import FieldDecoder, UNet, read_decoder, save_weights
+from raydiance.models import FieldDecoder, GaussianPath, UNet, read_decoder, save_weights
 from raydiance.spec import to_plain
 from raydiance.storage import Artifact, ArtifactRef, write_json
 from raydiance.tracking import Outcome, Run, Worker
@@ -70,6 +70,8 @@ class DiffusionObjective(Objective):
         self.seed, self.view_loss = seed, view_loss
         with seeded(seed):
             self.model = UNet(training.model)
+        if isinstance(self.model.whole, GaussianPath):
+            self.model.whole.fit(latents.flatten(1), training.sigma_data)
 
     def parameter_groups(self) -> Sequence[Mapping[str, Any]]:
         return rates_by_fan_in(self.model, REFERENCE_FAN_IN)
@@ -80,13 +82,30 @@ class DiffusionObjective(Objective):
         x_0 = self.latents[rows].to(device)
         sigma = self.training_spec.draw_sigma(batch, generators).to(device)
         noise = torch.stack([torch.randn(x_0.shape[1:], generator=g) for g in generators]).to(device)
-        condition = None if self.labels is None else self.labels[rows].to(device)
-        error, denoised = self.preconditioning.loss_and_denoised(self.model, x_0, sigma, noise, condition)
+        condition = None if self.labels is None else self._told(self.labels[rows], generators).to(device)
+        error, denoised = self.preconditioning.loss_and_denoised(
+            self.model, x_0, sigma, noise, condition, error=self._error
+        )
         if self.view_loss is None:
             return {"loss": error.mean()}
         seen = self.view_loss(denoised, sigma, rows, generators).mean()
         loss = error.mean() + self.view_loss.rendering.weight * seen
         return {"loss": loss, "field": error.mean().detach(), "views": seen.detach()}
+
+    def _told(self, labels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """The labels [B], some of them replaced by "no class"."""
+        chance = torch.cat([torch.rand(1, generator=g) for g in generators])
+        return torch.where(
+            chance < self.training_spec.drop_condition, self.training_spec.model.num_classes, labels
+        )
+
+    def _error(self, residual: Tensor, sigma: Tensor) -> Tensor:
+        """The squared error [B]: along principal directions, if there are any, and where convolutions act."""
+        whole, flat = self.model.whole, residual.flatten(1)
+        if not isinstance(whole, GaussianPath):
+            return flat.square().mean(1)
+        along: Tensor = whole.error(flat, sigma)
+        return along + flat.square().mean(1) if self.training_spec.model.multipliers else along
 
     @torch.no_grad()
     def preview(self, weights: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
@@ -97,7 +116,7 @@ class DiffusionObjective(Objective):
         network = UNet(training.model)
         network.load_state_dict(dict(weights))
         network.eval()
-        schedule = schedules.edm()
+        schedule = schedules.edm(sigma_max=training.sigma_max)
         plan = plans.heun(schedule, grids.karras(schedule, training.preview_steps))
         x = plan.sigma_max * torch.stack(
             [

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Interval
 from torch import Generator, Tensor
 
 from raydiance.data.fieldsets import FieldCode
@@ -83,9 +83,20 @@ class RadianceTraining:
     rendering: RenderingLoss = RenderingLoss()
     schedule: Literal["linear", "quadratic", "cosine"] = "linear"
     num_train_steps: Annotated[int, Ge(2)] = 1000
+    drop_condition: Annotated[float, Interval(ge=0, le=1)] = 0.1
     preview_samples: Annotated[int, Ge(1)] = 6
     preview_steps: Annotated[int, Gt(0)] = 18
     preview_size: Annotated[int, Ge(16)] = 64
+
+    @property
+    def sigma_data(self) -> float:
+        """Of a basis, which fields do not have."""
+        return 1.0
+
+    @property
+    def sigma_max(self) -> float:
+        """Where previews start."""
+        return 80.0
 
     @property
     def preconditioning(self) -> Clean:
