@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import trimesh
 from tests.training.scenes import COLOURS, ball, balls
 
 from raydiance.config import compose
@@ -226,6 +227,9 @@ def test_samples_are_evaluated_completed_and_reconstructed(
     spec = replace(MICRO.complete, source=str(tmp_path / "ball.safetensors"), mask=HalfSpaceMask())
     made = complete(spec, run).artifact
     assert len(FieldSet.of(made)) == 1 + spec.variants and "removed.npy" in made.files
+    trimesh.creation.box((1, 1, 1)).export(tmp_path / "box.glb")
+    boxes = FieldSet.of(complete(replace(spec, source=str(tmp_path / "box.glb"), variants=1), run).artifact)
+    assert float(opacity(boxes[1])[0, 8, 8, 4:7].mean()) > 0.5  # what stays of the mesh is solid
     with pytest.raises(DataError, match="give a field"):
         complete(replace(spec, source="ball.txt"), run)
 
