@@ -2,7 +2,8 @@
 
 The same training (objective, seed, number of threads) runs bare in this process and under Ray Train with
 one worker, in turns. Timed are the steps of the second half, with their logs, reports and checkpoints; the
-shell's start is reported apart. Prints a line of JSON at the end:
+shell's start is reported apart; its last processes still import in the background for some seconds, so that
+shorter runs than these would measure that instead. Prints a line of JSON at the end:
 
     PYTHONPATH=platform python benchmarks/train_shell.py [--quick]
 """
@@ -107,7 +108,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one short round: does it run?")
     quick = parser.parse_args().quick
     with tempfile.TemporaryDirectory() as folder, session(ClusterSpec(address="local")):
-        print(json.dumps(measure(40 if quick else 400, 1 if quick else 5, Path(folder))))
+        print(json.dumps(measure(100 if quick else 400, 1 if quick else 5, Path(folder))))
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ def test_a_table_fills_its_cells_once(made: tuple[Store, dict[str, Artifact]]) -
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 def test_the_pipeline_runs_the_stages_of_digits_once(tmp_path: Path) -> None:
-    """Half a minute on idle cores: five processes, one of them with a search on Ray, and their record in MLflow."""
+    """Half a minute on idle cores: five processes, one that searches on Ray, and their record in MLflow."""
     environment = os.environ | {
         "PYTHONPATH": str(project_folder() / "platform"),
         "RAYDIANCE_STORE": str(tmp_path / "store"),

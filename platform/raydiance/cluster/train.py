@@ -6,6 +6,7 @@ insist on its newest, readable or not.
 """
 
 import logging
+import math
 import secrets
 import tempfile
 from collections.abc import Callable, Mapping
@@ -37,6 +38,7 @@ class _Work:
     payload: Any
     store: Store
     key: str
+    threads: int
     connect: Callable[[], Tracker]
 
 
@@ -62,7 +64,8 @@ class Launcher:
             with self.meter.reserved(gpus=float(self.spec.use_gpu)):
                 return train(payload, self._own_worker())
         with session(self.spec):
-            work = _Work(train, payload, self.store, self.run_name, self.connect)
+            threads = max(1, math.floor(self.spec.cpus_per_worker))
+            work = _Work(train, payload, self.store, self.run_name, threads, self.connect)
             for failures in range(self.spec.max_failures + 1):
                 try:
                     with (
@@ -150,9 +153,11 @@ def _train_loop(config: Mapping[str, Any]) -> Any:
     """What runs on each worker, inside Ray Train: its result, and the curves it logged."""
     import ray.train
     import ray.train.torch
+    import torch
 
     logging.getLogger().setLevel(logging.WARNING)  # Ray Train tells of each report, on each worker
     work: _Work = config["work"]
+    torch.set_num_threads(work.threads)
     context = ray.train.get_context()
     rank = context.get_world_rank()
     tracker, curves = work.connect() if rank == 0 else NullTracker(), Curves()

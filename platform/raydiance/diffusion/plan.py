@@ -78,7 +78,8 @@ class SamplingPlan:
     """A sampler for one number of network calls.
 
     sigma_max: noise level of the x it starts from; sigma_min: noise level of what it returns (0 is clean
-    data). order: how the error falls with the number of steps, n^-order, once the steps are small.
+    data). order: how the error falls with the number of steps, n^-order, once the steps are small. memory: how
+    many past calls it remembers at most.
     Raises ConfigError if a row reads what has not been predicted yet, or the last row does not commit.
     """
 
@@ -87,8 +88,11 @@ class SamplingPlan:
     sigma_max: float
     rows: tuple[Row, ...]
     sigma_min: float = 0.0
+    memory: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        forms = [form for row in self.rows for form in (row.query, row.commit) if form is not None]
+        object.__setattr__(self, "memory", max([1, *(len(form.history) for form in forms)]))
         if not self.name or self.order < 1:
             raise ConfigError(f"plan {self.name!r}: need a name and order >= 1, got order {self.order}")
         if not (0 <= self.sigma_min < self.sigma_max < math.inf):
@@ -109,12 +113,6 @@ class SamplingPlan:
     def is_stochastic(self) -> bool:
         """Whether it draws fresh noise on its way."""
         return any(row.draws_noise for row in self.rows)
-
-    @property
-    def memory(self) -> int:
-        """How many past calls it remembers at most."""
-        forms = [form for row in self.rows for form in (row.query, row.commit) if form is not None]
-        return max(1, *(len(form.history) for form in forms))
 
     def start(self, noise: Tensor) -> Tensor:
         """The x that the plan starts from, made of unit-variance noise of any shape."""
