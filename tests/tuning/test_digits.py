@@ -100,29 +100,9 @@ def test_a_table_fills_its_cells_once(made: tuple[Store, dict[str, Artifact]]) -
 
 
 @pytest.mark.slow
-def test_cells_that_are_spread_over_ray_are_those_of_one_process(
-    ray_here: None, made: tuple[Store, dict[str, Artifact]]
-) -> None:
-    store, artifacts = made
-    with store.create("plans", "none") as draft:
-        draft.path("plans/ddim-4.json").write_text(
-            plans.build("ddim", schedules.linear(), "leading", 4).to_json()
-        )
-    spec = replace(MICRO.sampler_table, methods=("F-PNDM",), eta_steps=(), steps=(4, 6))
-    tables = []
-    for spread in (serial_map, TaskMap(ClusterSpec(address="local", num_tasks=2))):
-        run = local_run(store, name="table", inputs=artifacts | {"tune": draft.artifact}, seed=1, map=spread)
-        cells = sampler_table(spec, run).artifact.read_json("cells.json")["cells"]
-        tables.append([(cell["method"], cell["steps"], cell["frechet"], cell["spread"]) for cell in cells])
-        for ref in store.list("cells"):
-            store.delete(ref)
-    assert tables[0] == tables[1] and len(tables[0]) == 5
-
-
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 def test_the_pipeline_runs_the_stages_of_digits_once(tmp_path: Path) -> None:
-    """Half a minute: five processes, one of them with a search on Ray, and their record in MLflow."""
+    """Half a minute on idle cores: five processes, one that searches on Ray, and their record in MLflow."""
     environment = os.environ | {
         "PYTHONPATH": str(project_folder() / "platform"),
         "RAYDIANCE_STORE": str(tmp_path / "store"),
@@ -164,3 +144,23 @@ def test_the_pipeline_runs_the_stages_of_digits_once(tmp_path: Path) -> None:
     wrong = raydiance("run", "render")
     assert wrong.returncode == 2
     assert "render: digits (kind digits) has no such stage" in wrong.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_cells_that_are_spread_over_ray_are_those_of_one_process(
+    ray_here: None, made: tuple[Store, dict[str, Artifact]]
+) -> None:
+    store, artifacts = made
+    with store.create("plans", "none") as draft:
+        draft.path("plans/ddim-4.json").write_text(
+            plans.build("ddim", schedules.linear(), "leading", 4).to_json()
+        )
+    spec = replace(MICRO.sampler_table, methods=("F-PNDM",), eta_steps=(), steps=(4, 6))
+    tables = []
+    for spread in (serial_map, TaskMap(ClusterSpec(address="local", num_tasks=2))):
+        run = local_run(store, name="table", inputs=artifacts | {"tune": draft.artifact}, seed=1, map=spread)
+        cells = sampler_table(spec, run).artifact.read_json("cells.json")["cells"]
+        tables.append([(cell["method"], cell["steps"], cell["frechet"], cell["spread"]) for cell in cells])
+        for ref in store.list("cells"):
+            store.delete(ref)
+    assert tables[0] == tables[1] and len(tables[0]) == 5
