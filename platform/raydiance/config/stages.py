@@ -28,7 +28,17 @@ STAGES: dict[str, Stages] = {
         "tune": ("train_diffusion", "digits"),
         "sampler_table": ("train_diffusion", "train_cosine", "tune", "digits"),
     },
-    "diffrf": {"ingest": (), "render": ("ingest",), "fit": ("render",)},
+    "diffrf": {
+        "ingest": (),
+        "render": ("ingest",),
+        "fit": ("render",),
+        "encode": ("fit",),
+        "train_diffusion": ("encode", "render"),
+        "sample": ("train_diffusion", "encode"),
+        "evaluate": ("sample", "fit", "render"),
+        "complete": ("train_diffusion", "encode", "fit", "render"),
+        "reconstruct": ("train_diffusion", "encode", "fit", "render"),
+    },
     "capture": {"fit": ()},
 }
 
@@ -36,7 +46,15 @@ STAGES: dict[str, Stages] = {
 ASIDE: dict[str, Stages] = {"latent": {"invert": ("render", "train_autodecoder", "encode")}}
 
 # The experiment that is meant where a stage is asked for by itself; the others mean that of configs/config.yaml.
-HOMES = {"fit": "capture", "digits": "digits", "train_cosine": "digits", "sampler_table": "digits"}
+HOMES = {
+    "fit": "capture",
+    "digits": "digits",
+    "train_cosine": "digits",
+    "sampler_table": "digits",
+    "sample": "diffrf",
+    "complete": "diffrf",
+    "reconstruct": "diffrf",
+}
 
 
 def stages_of(experiment: Experiment) -> Stages:

@@ -28,6 +28,7 @@ from raydiance.generation.measure import (
     objects_of,
     reconstruct,
 )
+from raydiance.generation.radiance_evaluate import FieldEvaluation, evaluate_fields
 from raydiance.generation.sampler import generate_latents
 from raydiance.generation.showcase import Showcase, write_showcase
 from raydiance.generation.viewsets import ViewSet, real_view_set
@@ -37,7 +38,7 @@ from raydiance.storage import write_json
 from raydiance.tracking import Outcome, Run
 from raydiance.tracking.progress import Task
 
-__all__ = ["EvaluateSpec", "evaluate"]
+__all__ = ["EvaluateSpec", "evaluate", "evaluate_latents"]
 
 Count = Annotated[int, Ge(2)]
 Rows = list[dict[str, object]]
@@ -65,7 +66,12 @@ class EvaluateSpec:
     viewer_resolution: Annotated[int, Ge(8)] = 48
 
 
-def evaluate(spec: EvaluateSpec, run: Run) -> Outcome:
+def evaluate(spec: EvaluateSpec | FieldEvaluation, run: Run) -> Outcome:
+    """Evaluate what the spec is for."""
+    return evaluate_latents(spec, run) if isinstance(spec, EvaluateSpec) else evaluate_fields(spec, run)
+
+
+def evaluate_latents(spec: EvaluateSpec, run: Run) -> Outcome:
     """Artifact kind "evaluation": metrics.json, tables, sheets, figures and an interactive view of samples.
 
     Reads inputs render, train_autodecoder, encode, train_diffusion and tune.

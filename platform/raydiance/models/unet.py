@@ -21,6 +21,7 @@ from raydiance.models.blocks import (
     zero_init,
 )
 from raydiance.models.gaussian import GaussianPath
+from raydiance.models.patches import coarser, finer
 from raydiance.models.whole import GlobalPath
 from raydiance.spec import spec
 
@@ -49,7 +50,9 @@ class UNetSpec:
     With `basis` the global path moves the input along so many principal directions of the data and starts as
     the denoiser of normal data with the same covariance (models.gaussian); it must be fitted, and be
     preconditioned as EDM.
-    `checkpointing`: activations within a stage are computed anew in the backward pass, not kept.
+    `patch`: so many neighbours along each axis are one position of level 0, with all their channels; such a
+    network works at a fraction of the cost where the input is large. `checkpointing`: activations within a
+    stage are computed anew in the backward pass, not kept.
     """
 
     dims: int = 3
@@ -67,15 +70,24 @@ class UNetSpec:
     checkpointing: bool = False
     dropout: float = 0.0
     norm: Norm = "group"
+    patch: int = 1
     coordinates: bool = True  # the network is told where in the volume it is: things stand upright
     resolution: int = 8  # of the input, along each axis; it matters to the global path alone
     global_width: int = 0  # of the path that sees the whole input at once; 0 for none
     global_blocks: int = 2
+    global_pool: int = 1  # it sees, and moves, means over so many neighbours along each axis
     basis: int = 0  # principal directions that the global path works along; 0: all numbers of the input
 
     def __post_init__(self) -> None:
         if self.dims not in (1, 2, 3):
             raise ValueError(f"dims must be 1, 2 or 3, got {self.dims}")
+        if self.patch < 1 or self.global_pool < 1 or self.resolution % self.global_pool:
+            raise ValueError(
+                "patch and global_pool must be at least 1, and global_pool divide the resolution "
+                f"{self.resolution}, got {self.patch} and {self.global_pool}"
+            )
+        if self.basis and self.global_pool > 1:
+            raise ValueError(f"a basis works on all numbers: global_pool must be 1, got {self.global_pool}")
         if not self.multipliers and not self.global_width:
             raise ValueError("multipliers needs at least one level, such as [1, 2], unless global_width > 0")
         if self.token_dim and not self.attention_levels and not self.global_width:
@@ -151,14 +163,16 @@ class UNet(nn.Module):
             self._build_levels(spec, widths)
         self.whole = _whole(spec) if spec.global_width else None
         if spec.multipliers:
+            entries, edge = spec.patch**dims, _edge(spec)
             self.norm = normalisation(dims, widths[0], spec.norm)
-            self.out = zero_init(conv(dims, widths[0], spec.out_channels))
+            self.out = zero_init(conv(dims, widths[0], spec.out_channels * entries, edge))
         if dims == 3:
             channels_last_kernels(self)
 
     def _build_levels(self, spec: UNetSpec, widths: Sequence[int]) -> None:
         dims = spec.dims
-        self.stem = conv(dims, spec.in_channels + (dims if spec.coordinates else 0), widths[0])
+        channels = spec.in_channels * spec.patch**dims + (dims if spec.coordinates else 0)
+        self.stem = conv(dims, channels, widths[0], _edge(spec))
         self.down = nn.ModuleList()
         self.downsample = nn.ModuleList()
         skips, width = [widths[0]], widths[0]
@@ -204,13 +218,22 @@ class UNet(nn.Module):
             assert out is not None, "a spec has multipliers, or a global path"
             return out
         if isinstance(self.whole, GaussianPath):
-            whole: Tensor = self.whole(x.flatten(1), noise_level, embedding, tokens)
+            flat: Tensor = self.whole(x.flatten(1), noise_level, embedding, tokens)
+            whole = flat.reshape(x.shape)
         else:
-            whole = self.whole(x.flatten(1), embedding, tokens)
-        whole = whole.reshape(len(x), self.spec.out_channels, *x.shape[2:])
+            whole = self._moved(self.whole, x, embedding, tokens)
         return whole if out is None else out + whole
 
+    def _moved(self, path: GlobalPath, x: Tensor, embedding: Tensor, tokens: Tensor | None) -> Tensor:
+        pool = self.spec.global_pool
+        if pool > 1:
+            x = coarser(x, pool).mean(dim=2)
+        out = path(x.flatten(1), embedding, tokens).reshape(len(x), self.spec.out_channels, *x.shape[2:])
+        return out if pool == 1 else F.interpolate(out, scale_factor=float(pool), mode="nearest")
+
     def _levels(self, x: Tensor, embedding: Tensor, tokens: Tensor | None) -> Tensor:
+        if self.spec.patch > 1:
+            x = coarser(x, self.spec.patch).flatten(1, 2)
         if self.spec.dims == 3:
             x = x.contiguous(memory_format=torch.channels_last_3d)
         h = self.stem(torch.cat([x, _coordinates(x)], dim=1) if self.spec.coordinates else x)
@@ -230,7 +253,7 @@ class UNet(nn.Module):
             if index < len(self.upsample):
                 h = upsample(self.upsample[index](h))
         out: Tensor = self.out(F.silu(self.norm(h)))
-        return out
+        return out if self.spec.patch == 1 else finer(out, self.spec.patch)
 
     def _embed(self, x: Tensor, noise_level: Tensor, told: Condition) -> Tensor:
         embedding: Tensor = self.noise(noise_level)
@@ -245,11 +268,11 @@ class UNet(nn.Module):
         return embedding
 
     def _check(self, x: Tensor, told: Condition) -> None:
-        factor = 2 ** max(0, len(self.spec.multipliers) - 1)
+        factor = self.spec.patch * 2 ** max(0, len(self.spec.multipliers) - 1)
         if x.ndim != self.spec.dims + 2 or any(size % factor for size in x.shape[2:]):
             raise ValueError(
                 f"need [B, C, {self.spec.dims} spatial axes divisible by {factor}] for multipliers "
-                f"{self.spec.multipliers}, got {list(x.shape)}"
+                f"{self.spec.multipliers} and patches of {self.spec.patch}, got {list(x.shape)}"
             )
         if self.whole is not None and any(size != self.spec.resolution for size in x.shape[2:]):
             raise ValueError(
@@ -262,8 +285,13 @@ class UNet(nn.Module):
                 raise ValueError(f"got {name}, but the spec has {place} = 0")
 
 
+def _edge(spec: UNetSpec) -> int:
+    """The kernel's edge of the first and the last convolution: a patch is a neighbourhood already."""
+    return 3 if spec.patch == 1 else 1
+
+
 def _whole(spec: UNetSpec) -> GlobalPath | GaussianPath:
-    positions = spec.resolution**spec.dims
+    positions = (spec.resolution // spec.global_pool) ** spec.dims
     size_in, size_out = (spec.basis or each * positions for each in (spec.in_channels, spec.out_channels))
     path = GlobalPath(
         size_in,

@@ -27,6 +27,7 @@ from raydiance.training.diffusion import DiffusionObjective, train_diffusion
 from raydiance.training.ema import Ema
 from raydiance.training.inversion import InversionLoop, InversionSpec, invert
 from raydiance.training.loop import Batch, LoopSpec, Objective, fit, start, train_step
+from raydiance.training.radiance import FieldLoop, FieldUNetSpec, RadianceTraining, RenderingLoss
 
 __all__ = [
     "AutodecoderLoop",
@@ -39,6 +40,8 @@ __all__ = [
     "DiffusionObjective",
     "DiffusionTraining",
     "Ema",
+    "FieldLoop",
+    "FieldUNetSpec",
     "InversionLoop",
     "InversionSpec",
     "LatentUNetSpec",
@@ -48,6 +51,8 @@ __all__ = [
     "PixelTraining",
     "PixelUNetSpec",
     "PowerAverages",
+    "RadianceTraining",
+    "RenderingLoss",
     "Snapshot",
     "TrainState",
     "combine",

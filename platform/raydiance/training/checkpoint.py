@@ -1,6 +1,7 @@
 """The state of a training run as artifacts: tensors in safetensors, the rest in JSON, nothing pickled."""
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from raydiance.errors import TrainingError
+from raydiance.errors import ArtifactError, TrainingError
 from raydiance.storage import ArtifactRef, Store, write_json
 from raydiance.training.averages import PowerAverages, Snapshot
 from raydiance.training.ema import Ema
@@ -113,12 +114,14 @@ class Checkpoints:
 
     def restore(self, state: TrainState) -> bool:
         """Go on from the newest checkpoint that is intact; False if there is none."""
-        artifact = self.store.latest(kind_of(self.run_name))
-        if artifact is None:
-            return False
-        load_checkpoint(self.store, artifact.ref, state)
-        self.last = artifact.ref
-        return True
+        while artifact := self.store.latest(kind_of(self.run_name)):
+            with suppress(
+                ArtifactError, FileNotFoundError
+            ):  # the same run elsewhere may just have removed it
+                load_checkpoint(self.store, artifact.ref, state)
+                self.last = artifact.ref
+                return True
+        return False
 
     def save(self, state: TrainState) -> ArtifactRef:
         """Write a checkpoint, then remove the oldest beyond `keep`; snapshots of averages stay."""
@@ -126,7 +129,8 @@ class Checkpoints:
             _save_snapshots(self.store, self.run_name, state.averages)
         self.last = save_checkpoint(self.store, self.run_name, state)
         for ref in self.store.list(kind_of(self.run_name))[: -self.keep]:
-            self.store.delete(ref)
+            with suppress(ArtifactError):  # the same run elsewhere was faster
+                self.store.delete(ref)
         return self.last
 
 

@@ -1,4 +1,6 @@
-"""What a denoiser is and how it is trained, for each kind of data: its spec, its noise levels, what it is told."""
+"""What a denoiser is and how it is trained, for each kind of data: its spec, its noise levels, what it is
+told.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -92,7 +94,9 @@ class DiffusionTraining:
 
 @spec
 class PixelUNetSpec(UNetSpec):
-    """The U-Net of digits whose rows are channels. It has one level: tables ask it some hundred million times."""
+    """The U-Net of digits whose rows are channels. It has one level: tables ask it some hundred million
+    times.
+    """
 
     dims: int = 1
     in_channels: int = 8
@@ -153,7 +157,6 @@ class PixelTraining:
 
     def draw_sigma(self, batch: Batch, generators: Sequence[Generator]) -> Tensor:
         """Noise levels [B] of a batch, an own generator for each item."""
-        uniform = torch.cat([torch.rand(1, generator=g) for g in generators])
-        index = torch.tensor(batch.indices)
-        even = losses.stratified(uniform, index, batch.batch_size)
-        return losses.discrete_sigma(schedules.named(self.schedule, self.num_train_steps), even)
+        return losses.stratified_discrete_sigma(
+            schedules.named(self.schedule, self.num_train_steps), batch.indices, batch.batch_size, generators
+        )
