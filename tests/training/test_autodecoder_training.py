@@ -6,7 +6,14 @@ from tests.training.scenes import balls
 
 from raydiance.data.encode import EncodeSpec, encode
 from raydiance.data.latents import RobustStatistics
-from raydiance.models import AutodecoderSpec, UNetSpec, read_autodecoder, read_decoder, read_unet
+from raydiance.models import (
+    AutodecoderSpec,
+    GaussianPath,
+    UNetSpec,
+    read_autodecoder,
+    read_decoder,
+    read_unet,
+)
 from raydiance.storage import Store
 from raydiance.tracking import MemoryTracker, local_run
 from raydiance.training import (
@@ -131,6 +138,21 @@ def test_denoiser_learns_and_shows_samples(trained):
     unet = read_unet(artifact.path("spec.json"), artifact.path("weights.safetensors"))
     assert unet.spec == DENOISER.model
     assert trained["denoiser"].metrics["denoising_loss"] < 2
+
+
+def test_with_a_basis_training_starts_at_the_gaussian_and_its_network_can_be_read(trained):
+    model = dataclasses.replace(DENOISER.model, multipliers=(), attention_levels=(), basis=4)
+    loop = dataclasses.replace(DENOISER.loop, batch_size=64, log_every=1, checkpoint_every=20)
+    training = dataclasses.replace(DENOISER, model=model, loop=loop)
+    tracker, inputs = MemoryTracker(), {"encode": trained["latents"].artifact}
+    run = local_run(trained["store"], name="gaussian", inputs=inputs, tracker=tracker)
+    artifact = train_diffusion(training, run).artifact
+    losses = curve(tracker, "train/loss")
+    assert losses[0] == pytest.approx(1.0, abs=0.35)
+    assert sum(losses[-5:]) < sum(losses[:5])
+    network = read_unet(artifact.path("spec.json"), artifact.path("weights.safetensors"))
+    assert isinstance(network.whole, GaussianPath)
+    assert (network.whole.variances > 0).tolist() == [True, True, False, False]  # of three latents
 
 
 def test_a_share_of_the_samples_is_not_told_its_class():
