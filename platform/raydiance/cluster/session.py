@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from raydiance.config.platform import ClusterSpec
 from raydiance.errors import ClusterError
 
-__all__ = ["address_of", "probe", "resources", "session", "settings"]
+__all__ = ["LOOPBACK_ONLY", "address_of", "probe", "resources", "session", "settings"]
 
 OBJECT_STORE_BYTES = 512 * 2**20  # what we pass is small: artifacts go through the store, not through Ray
 PROBE_TIMEOUT_S = 5.0
@@ -25,6 +25,9 @@ _SETTINGS = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_worker_niceness": "0",
 }
+
+# for processes that Ray starts, too; and the workers of a training meet on loopback
+LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "GLOO_SOCKET_IFNAME": "lo"}
 
 
 def address_of(spec: ClusterSpec) -> str:
@@ -69,6 +72,7 @@ def session(spec: ClusterSpec, *, dashboard: bool = False) -> Iterator[None]:
         probe(address, 6379)
     try:
         if address == "local":
+            _stay_on_loopback(True)
             _start_local(dashboard)
         else:
             ray.init(address=address, logging_level=logging.WARNING)
@@ -79,6 +83,7 @@ def session(spec: ClusterSpec, *, dashboard: bool = False) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+        _stay_on_loopback(False)
 
 
 def _drivers_address(address: str) -> str:
@@ -99,6 +104,22 @@ def resources(spec: ClusterSpec) -> dict[str, float]:
         import ray
 
         return dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
+
+
+def _stay_on_loopback(stay: bool) -> None:
+    """Let a Ray that is started next listen on 127.0.0.1 only, or be open to other nodes as usual.
+
+    Ray has a setting for that, made for systems whose firewalls ask; without it, it puts the machine's own
+    address in the place of 127.0.0.1 wherever that is given, and listens on all.
+    """
+    from ray._private import ray_constants
+
+    ray_constants.ENABLE_RAY_CLUSTER = not stay
+    if stay:
+        os.environ |= LOOPBACK_ONLY
+    else:
+        for name in LOOPBACK_ONLY:
+            os.environ.pop(name, None)
 
 
 def _start_local(dashboard: bool) -> None:
