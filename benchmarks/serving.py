@@ -1,14 +1,14 @@
 """Our engine beside Ray Serve's own batching, one request at a time, and a pipeline behind FastAPI: latency and
 goodput under the same arrivals.
 
-    python benchmarks/serving.py [--quick] [--seconds S]
+    python benchmarks/serving.py [--quick | --store outputs/store] [--seconds S] [--shares 0.8 1.2] [--out FILE]
 
-One network (the furniture denoiser of the tiny preset, random weights; with --quick a small one, so that
-seconds hold enough requests), one process with one thread; plans of 8, 16 and 50 steps at random, seeds at
-random, open-loop Poisson arrivals at shares of the load that static batches sustain, the same arrivals for
-each system. Latency counts from the moment a request was due to be sent. Goodput is what comes back within
-twice the time that the plan takes alone, one request at a time; ours_due is the engine that is told these
-deadlines, so that it refuses what cannot meet its own.
+One network (that of the newest bundle in --store; else the furniture denoiser with random weights; with
+--quick a small one, so that seconds hold enough requests), one process with one thread; plans of 8, 16 and
+50 steps at random, seeds at random, open-loop Poisson arrivals at shares of the load that static batches
+sustain, the same arrivals for each system. Latency counts from the moment a request was due to be sent.
+Goodput is what comes back within twice the time that the plan takes alone, one request at a time; ours_due
+is the engine that is told these deadlines, so that it refuses what cannot meet its own.
 
 pipeline: what many deploy, a pipeline with a scheduler that keeps the state of one sample (set_timesteps, step),
 behind a FastAPI route that holds a lock on it, in a process of its own. The last line is JSON.
@@ -19,6 +19,7 @@ import asyncio
 import json
 import logging
 import multiprocessing
+import os
 import random
 import socket
 import statistics
@@ -28,6 +29,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -39,11 +41,13 @@ from torch import Tensor
 from raydiance.cluster.session import session
 from raydiance.config import ClusterSpec
 from raydiance.diffusion import EDM, grids, plans, sampling, schedules
-from raydiance.generation import noise_generator
+from raydiance.diffusion.preconditioning import NoisePredictor
+from raydiance.generation import load_bundle, noise_generator
 from raydiance.models import UNet, UNetSpec
 from raydiance.serving.engine import Engine
 from raydiance.serving.orders import Order
 from raydiance.serving.problems import ServingError
+from raydiance.storage import Store, code_version, write_json
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -66,17 +70,34 @@ QUIET = {"log_level": "ERROR", "enable_access_log": False}
 QUICK_SHARES, SHARES = (0.8,), (0.4, 0.6, 0.8, 1.0, 1.2)
 
 
-class Model:
-    """The network, warmed up."""
+@dataclass(frozen=True)
+class Which:
+    """Which network: that of the newest bundle in a store, a small one, or one of the furniture's size."""
 
-    def __init__(self, quick: bool) -> None:
-        torch.set_num_threads(1)
-        torch.manual_seed(0)
-        network = UNet(QUICK_SPEC if quick else SPEC).eval().requires_grad_(False)
+    store: str | None
+    quick: bool
+
+    def build(self) -> NoisePredictor:
+        """eps(x, sigma), ready to be called."""
+        if self.store is not None:
+            artifact = Store.open(self.store).latest("bundle/")
+            if artifact is None or (bundle := load_bundle(artifact)).latent_shape != SHAPE:
+                raise SystemExit(f"--store {self.store}: it needs a bundle with latents of {SHAPE}")
+            return bundle.preconditioning.noise_predictor(bundle.denoiser)
+        network = UNet(QUICK_SPEC if self.quick else SPEC).eval().requires_grad_(False)
         for parameter in network.parameters():
             if not parameter.any():
                 torch.nn.init.normal_(parameter, std=0.02)
-        self.predict_noise = EDM(1.0).noise_predictor(network)
+        return EDM(1.0).noise_predictor(network)
+
+
+class Model:
+    """The network, warmed up."""
+
+    def __init__(self, which: Which) -> None:
+        torch.set_num_threads(1)
+        torch.manual_seed(0)
+        self.predict_noise = which.build()
         self.run([0] * BATCH, 8)
 
     @torch.inference_mode()
@@ -91,8 +112,8 @@ class Model:
 class Replica:
     """Three ways to serve one network in one process; only one of them is asked at a time."""
 
-    def __init__(self, quick: bool) -> None:
-        self.model = model = Model(quick)
+    def __init__(self, which: Which) -> None:
+        self.model = model = Model(which)
         self.turn = asyncio.Lock()
         self.engine = Engine(
             lambda x, sigma, labels: model.predict_noise(x, sigma), SHAPE, slots=64, queue=1000
@@ -158,8 +179,8 @@ class Scheduler:
 class Pipeline:
     """A network with a scheduler: called with a seed and a number of steps, it makes one sample."""
 
-    def __init__(self, quick: bool) -> None:
-        self.model, self.scheduler = Model(quick), Scheduler()
+    def __init__(self, which: Which) -> None:
+        self.model, self.scheduler = Model(which), Scheduler()
 
     @torch.inference_mode()
     def __call__(self, seed: int, steps: int) -> Tensor:
@@ -170,9 +191,9 @@ class Pipeline:
         return x
 
 
-def run_pipeline(port: int, quick: bool) -> None:
+def run_pipeline(port: int, which: Which) -> None:
     """The pipeline behind FastAPI, until the process is ended."""
-    pipeline, lock, app = Pipeline(quick), threading.Lock(), FastAPI()
+    pipeline, lock, app = Pipeline(which), threading.Lock(), FastAPI()
 
     @app.get("/")
     def sample(seed: int, steps: int) -> float:
@@ -206,13 +227,13 @@ class AskOverHttp:
 
 
 @contextmanager
-def pipeline_up(quick: bool) -> Iterator[Callable[[], AskOverHttp]]:
+def pipeline_up(which: Which) -> Iterator[Callable[[], AskOverHttp]]:
     """The process of the pipeline while the block runs; called, it waits until the pipeline answers."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     process = multiprocessing.get_context("spawn").Process(
-        target=run_pipeline, args=(port, quick), daemon=True
+        target=run_pipeline, args=(port, which), daemon=True
     )
     process.start()
 
@@ -306,9 +327,9 @@ def judged(
     }
 
 
-def measure(pipeline: AskOverHttp, seconds: float, shares: Sequence[float], quick: bool) -> dict[str, Any]:
+def measure(pipeline: AskOverHttp, seconds: float, shares: Sequence[float], which: Which) -> dict[str, Any]:
     """Each system in turn; the others are up and idle."""
-    replica = serve.run(Replica.bind(quick), name="benchmark", route_prefix=None)
+    replica = serve.run(Replica.bind(which), name="benchmark", route_prefix=None)
     alone_s = asyncio.run(alone(Ask(replica.single)))
     sustained = asyncio.run(capacity(Ask(replica.static), seconds))
     asyncio.run(alone(pipeline))  # warmed up as the others are
@@ -335,7 +356,7 @@ def measure(pipeline: AskOverHttp, seconds: float, shares: Sequence[float], quic
 def verdicts(results: dict[str, Any]) -> dict[str, dict[str, float]]:
     """What was asked of the engine, beside what was found."""
     systems = results["systems"]
-    share = "0.8"
+    share = "0.8" if "0.8" in systems["ours"] else next(iter(systems["ours"]))
     ours, static = systems["ours"][share], systems["static"][share]
     best = {name: max(run["goodput_per_s"] for run in runs.values()) for name, runs in systems.items()}
     return {
@@ -354,14 +375,18 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="one load, a few seconds each")
+    parser.add_argument("--store", help="whose newest bundle has the network")
     parser.add_argument("--seconds", type=float, default=0.0, help="of arrivals at each load")
+    parser.add_argument("--shares", type=float, nargs="+", help="loads, over what static batches sustain")
+    parser.add_argument("--out", type=Path, help="a JSON file of the results")
     arguments = parser.parse_args()
+    which = Which(arguments.store and str(Path(arguments.store).resolve()), arguments.quick)
     seconds = arguments.seconds or (4.0 if arguments.quick else 120.0)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    shares = QUICK_SHARES if arguments.quick else SHARES
-    with pipeline_up(arguments.quick) as pipeline, session(ClusterSpec(address="local")):
+    shares = arguments.shares or (QUICK_SHARES if arguments.quick else SHARES)
+    with pipeline_up(which) as pipeline, session(ClusterSpec(address="local")):
         serve.start(http_options={"location": None}, logging_config=QUIET)
-        results = measure(pipeline(), seconds, shares, arguments.quick)
+        results = measure(pipeline(), seconds, shares, which)
         serve.delete("benchmark")
     print(f"{'system':9} {'load':>5} {'p50 s':>8} {'p99 s':>8} {'goodput/s':>10} {'in time':>8}")
     for name, runs in results["systems"].items():
@@ -373,7 +398,12 @@ def main() -> None:
     results["verdicts"] = verdicts(results)
     for name, verdict in results["verdicts"].items():
         print(f"{name:32} {verdict['asked']:6.2f} asked {verdict['found']:8.3f} found")
-    print(json.dumps({"benchmark": "serving", "seconds": seconds, "torch": torch.__version__, **results}))
+    results |= {"benchmark": "serving", "seconds": seconds, "store": which.store is not None}
+    results |= {"torch": torch.__version__, "code_version": code_version(), "load": os.getloadavg()}
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(arguments.out, results)
+    print(json.dumps(results))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ GUESTS = {
     "mlflow": ("tracking/mlflow_client.py", "tracking/history.py"),
     "hydra": ("config",),
     "omegaconf": ("config",),
-    "pydantic": ("config", "serving/schema.py"),
+    "pydantic": ("config", "serving/schema.py", "serving/uploads.py"),
     "fastapi": ("serving",),
     "starlette": ("serving",),
     "typer": ("cli.py", "cli"),

@@ -27,12 +27,12 @@ def artifact(store: Store) -> Artifact:
 
 @pytest.fixture(scope="package")
 def sampler(artifact: Artifact, store: Store) -> Iterator[Sampler]:
-    replica = Sampler(artifact, SPEC, store=store)
+    replica = Sampler(artifact, SPEC)
     replica.warm_up()
     yield replica
     replica.close()
 
 
 @pytest.fixture(scope="package")
-def app(sampler: Sampler) -> FastAPI:
-    return build_app(Local(sampler), SPEC)
+def app(sampler: Sampler, store: Store) -> FastAPI:
+    return build_app(Local(sampler, SPEC, store), SPEC)

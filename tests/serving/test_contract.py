@@ -22,6 +22,8 @@ CASES = settings(
     max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
 OPERATIONS = (
+    "POST /v1/completions",
+    "POST /v1/reconstructions",
     "POST /v1/samples",
     "GET /v1/samples/{sample}",
     "GET /v1/samples/{sample}/lineage",

@@ -1,6 +1,8 @@
 """The engine without Ray: one seed is one sample in any company; it refuses, cancels and drains."""
 
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -175,6 +177,45 @@ def test_a_long_request_is_not_starved_by_short_ones() -> None:
         if long.future.done():
             break
     assert long.future.done(), "fed with short requests at full load, the long one never came to its turn"
+    engine.close()
+
+
+def test_a_client_that_asks_little_is_not_held_up_by_one_that_asks_much() -> None:
+    engine = Engine(gaussian, SHAPE, sizes=(2,), slots=4, queue=16)
+    many = [engine.submit(order(seed, ddim(6), client="much")) for seed in range(12)]
+    engine.tick()
+    few = [engine.submit(order(seed, ddim(6), client="little")) for seed in (50, 51)]
+    for _ in range(24):  # 48 rows: a half of them is enough for the two of "little", and one more
+        engine.tick()
+    engine.drain(0.5)
+    done = {"much": sum(t.future.done() for t in many), "little": sum(t.future.done() for t in few)}
+    assert done["little"] == 2 and done["much"] >= 4, done
+    engine.close()
+
+
+def test_rows_are_shared_evenly_between_clients_that_always_want_more() -> None:
+    engine = Engine(gaussian, SHAPE, sizes=(3,), slots=6, queue=40)
+    tickets = [
+        engine.submit(order(seed, ddim(4), client="a" if seed % 4 else "b")) for seed in range(32)
+    ]  # three times as many of a as of b
+    for _ in range(16):  # 48 rows, 12 samples
+        engine.tick()
+    time.sleep(0.1)
+    done = Counter(t.order.client for t in tickets if t.future.done())
+    assert abs(done["a"] - done["b"]) <= 2 and sum(done.values()) >= 10, done
+    engine.close()
+
+
+def test_a_full_queue_makes_room_for_a_client_that_has_none_of_it() -> None:
+    engine = Engine(gaussian, SHAPE, sizes=(2,), slots=2, queue=3)
+    greedy = [engine.submit(order(seed, ddim(4), client="much")) for seed in range(5)]
+    modest = engine.submit(order(7, ddim(4), client="little"))
+    assert isinstance(greedy[-1].future.exception(timeout=1), OverloadError), "the last of the greedy one"
+    with pytest.raises(OverloadError):
+        engine.submit(order(8, ddim(4), client="much"))
+    run_all(engine)
+    assert torch.equal(value(modest), alone(gaussian, ddim(4), 7))
+    assert all(ticket.future.exception(timeout=5) is None for ticket in greedy[:-1])
     engine.close()
 
 

@@ -64,7 +64,9 @@ def replica_pid() -> int:
 
 
 def load() -> dict[str, int]:
-    described = ray_serve.get_deployment_handle("replica", "raydiance").describe.remote().result(timeout_s=20)
+    described = (
+        ray_serve.get_deployment_handle("replica", "raydiance").describe.remote(None).result(timeout_s=20)
+    )
     return dict(described.load)
 
 

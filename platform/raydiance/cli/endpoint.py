@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raydiance.config import Experiment, LatentExperiment, compose
-from raydiance.errors import ConfigError
+from raydiance.errors import ConfigError, TrackingError
 from raydiance.storage import ArtifactRef, Store
 
 if TYPE_CHECKING:
@@ -18,17 +18,22 @@ __all__ = ["add_api_key", "make_again", "make_sample", "resolve_in", "serve_bund
 
 def serve_bundle(overrides: Sequence[str], *, here: bool = False) -> None:
     """Run the endpoint until ^C: on Ray Serve, or in this process."""
-    from raydiance.serving import find_bundle, serve
+    from raydiance.serving import serve
 
     experiment = served(compose(overrides))
     store = Store.open(experiment.store.url)
     if here:
         from raydiance.serving.local import serve_here
 
-        ref = find_bundle(store, experiment.serve.bundle, resolve_in(experiment))
-        serve_here(experiment.serve, store, ref)
+        serve_here(experiment.serve, store, resolve_in(experiment), _record_of(experiment))
         return
-    serve(experiment.serve, store, resolve=resolve_in(experiment), cluster=experiment.cluster)
+    serve(
+        experiment.serve,
+        store,
+        resolve=resolve_in(experiment),
+        cluster=experiment.cluster,
+        tracking=_record_of(experiment),
+    )
 
 
 def make_sample(out: Path, seed: int, plan: str | None, url: str | None, overrides: Sequence[str]) -> None:
@@ -85,6 +90,18 @@ def resolve_in(experiment: Experiment) -> Callable[[str, str], ArtifactRef] | No
         return open_registry(experiment.tracking.url).resolve(name, alias).ref
 
     return resolve
+
+
+def _record_of(experiment: Experiment) -> str | None:
+    """The whole address of the record of runs; None if there is none to ask."""
+    from raydiance.tracking.address import reach
+
+    if experiment.tracking.kind == "none":
+        return None
+    try:
+        return reach(experiment.tracking.url)
+    except TrackingError:
+        return None  # what is served is served without it
 
 
 def _format_of(out: Path) -> "Format":

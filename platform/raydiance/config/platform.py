@@ -106,12 +106,25 @@ class ServeSpec:
     has at most `max_requests` under way. Finished jobs are kept for `job_ttl_s`, up to `max_job_bytes` of
     them. A bundle that is named by an alias is looked up again every `follow_s`, and a new one is rolled over to.
     `keys` is a file of API keys (raydiance keys), read again when it changes.
+
+    `also` names more bundles in the same ways, for requests that ask for them; a replica keeps those used last
+    within `memory_mb` of weights. A share `canary_share` of the requests that name no bundle goes to
+    `canary`, until more than `canary_errors` of them fail beyond what fails elsewhere. With `max_replicas`,
+    replicas are added where samples wait, and ended `shrink_s` after they are no longer needed.
     """
 
     bundle: str = "latest"
+    also: tuple[str, ...] = ()
+    memory_mb: Annotated[float, Gt(0)] = 4096.0
+    canary: str | None = None
+    canary_share: Annotated[float, Interval(ge=0, le=1)] = 0.1
+    canary_errors: Annotated[float, Interval(ge=0, le=1)] = 0.05
     host: str = "127.0.0.1"
     port: Annotated[int, Interval(ge=0, le=65535)] = 8000
     replicas: Annotated[int, Ge(1)] = 1
+    max_replicas: Annotated[int, Ge(1)] | None = None
+    grow_s: Annotated[float, Ge(0)] = 10.0
+    shrink_s: Annotated[float, Ge(0)] = 300.0
     threads: Annotated[int, Ge(1)] = 1
     cpus_per_replica: Annotated[float, Ge(0)] = 1.0
     gpus_per_replica: Annotated[float, Ge(0)] = 0.0
@@ -123,6 +136,8 @@ class ServeSpec:
     max_resolution: Annotated[int, Interval(ge=16, le=1024)] = 256
     max_pixels: Annotated[int, Ge(1024)] = 4_194_304
     max_body_bytes: Annotated[int, Ge(1024)] = 65536
+    max_upload_bytes: Annotated[int, Ge(1024)] = 16_777_216
+    max_texture: Annotated[int, Interval(ge=64, le=4096)] = 1024
     max_requests: Annotated[int, Ge(1)] = 64
     max_jobs: Annotated[int, Ge(1)] = 256
     max_job_bytes: Annotated[int, Ge(0)] = 268_435_456
@@ -132,6 +147,12 @@ class ServeSpec:
     request_timeout_s: Annotated[float, Gt(0)] = 120.0
     drain_timeout_s: Annotated[float, Ge(0)] = 30.0
     start_timeout_s: Annotated[float, Gt(0)] = 180.0
+
+    def __post_init__(self) -> None:
+        if self.max_replicas is not None and self.max_replicas < self.replicas:
+            raise ValueError(
+                f"max_replicas {self.max_replicas} must be at least replicas, {self.replicas}; or leave it out"
+            )
 
 
 @spec

@@ -58,14 +58,15 @@ def sample(
     were). Raises ConfigError if the plan draws noise and no generator is given.
     """
     start, x, history = x if isinstance(x, SamplerState) else SamplerState(0, x)
-    if generator is None and plan.is_stochastic:
+    stochastic = plan.is_stochastic
+    if generator is None and stochastic:
         raise ConfigError(f"plan {plan.name} draws fresh noise: pass a torch.Generator, or one per item")
-    memory, batch, device = plan.memory, x.shape[:1], x.device
+    memory, batch = plan.memory, x.shape[:1]
     sigma_dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     for done, row in enumerate(plan.rows[start:], start=start + 1):
-        z = draw_noise(generator, x) if row.draws_noise else None
+        z = draw_noise(generator, x) if stochastic and row.draws_noise else None
         q = _point(row.query, x, history, z)
-        e = predict_noise(q, torch.full(batch, row.sigma, dtype=sigma_dtype, device=device))
+        e = predict_noise(q, x.new_full(batch, row.sigma, dtype=sigma_dtype))
         if e.dtype != x.dtype:
             e = e.to(x.dtype)
         history = (_kept(row.keep, q, e), *history[: memory - 1])
@@ -81,6 +82,11 @@ def _point(form: Form, x: Tensor, history: tuple[Tensor, ...], z: Tensor | None)
 
     Only tensors made here are written in place: those given are shared with the history and the caller.
     """
+    if form.shares:
+        point = history[0]
+        for share, h in zip(form.shares, (*history[1 : len(form.history)], x)):
+            point = torch.lerp(point, h, share) if point is history[0] else point.lerp_(h, share)
+        return point if z is None or form.noise == 0 else point.add_(z, alpha=form.noise)
     point = x if form.x == 1 else x * form.x
     for b, h in zip(form.history, history):
         if b != 0:

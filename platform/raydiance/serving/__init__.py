@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from raydiance.lazy import lazily
 
 if TYPE_CHECKING:
+    from raydiance.serving.bundles import find_bundle
     from raydiance.serving.client import AsyncClient, Client, ProblemError, Sample
     from raydiance.serving.engine import Engine
     from raydiance.serving.orders import Order
     from raydiance.serving.sampler import Sampler
     from raydiance.serving.schema import Format, SampleRequest
-    from raydiance.serving.server import Endpoint, find_bundle, running, serve
+    from raydiance.serving.server import Endpoint, running, serve
 
 __all__ = [
     "AsyncClient",
@@ -42,7 +43,7 @@ _HOME = {
     "Sample": "client",
     "SampleRequest": "schema",
     "Sampler": "sampler",
-    "find_bundle": "server",
+    "find_bundle": "bundles",
     "running": "server",
     "serve": "server",
 }

@@ -20,6 +20,7 @@ from torch import Tensor
 from raydiance.errors import DataError
 from raydiance.fields import (
     VoxelField,
+    bake_texture,
     contact_sheet,
     export_glb,
     export_mesh,
@@ -99,6 +100,8 @@ def _mesh(decoded: VoxelField, request: SampleRequest, form: Format, said: Mappi
         mesh = extract_mesh(decoded, resolution=request.resolution)
     except DataError as error:
         raise NoSurfaceError(f"{error}; try another seed") from error
+    if request.texture is not None:
+        mesh = bake_texture(decoded, mesh, size=request.texture)
     if form is Format.glb:
         return export_glb(mesh, extras={"raydiance": said})
     with tempfile.TemporaryDirectory() as folder:
@@ -174,8 +177,9 @@ def told(bundle: Bundle, request: SampleRequest, form: Format, seeds: Sequence[i
         Format.mp4: ("size", "frames"),
         Format.latent: (),
     }
-    names = drawn.get(form, ("resolution",) if request.resolution is not None else ())
-    said |= {name: getattr(request, name) for name in names}
+    chosen = tuple(name for name in ("resolution", "texture") if getattr(request, name) is not None)
+    said |= {name: getattr(request, name) for name in drawn.get(form, chosen)}
+    said |= request.brought
     return said if len(seeds) == 1 else {**said, "seeds": list(seeds)}
 
 
@@ -183,8 +187,8 @@ def _lineage(said: Mapping[str, Any], request: SampleRequest) -> dict[str, str]:
     names = [
         str(SampleId.of(said["sha256"], said["plan"], seed, request.category)) for seed in request.all_seeds
     ]
-    return {
-        "Raydiance-Sample": ",".join(names),
+    named = {} if request.brought else {"Raydiance-Sample": ",".join(names)}  # an upload is in no name
+    return named | {
         "Raydiance-Bundle": said["bundle"],
         "Raydiance-Bundle-SHA256": said["sha256"],
         "Raydiance-Plan": said["plan"],

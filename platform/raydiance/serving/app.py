@@ -1,69 +1,33 @@
-"""The HTTP face: routes, limits and keys. It knows a `Backend`, not Ray and not torch."""
+"""The HTTP face: its routes. It knows a `Backend`, not Ray and not torch."""
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from typing import Annotated, Any, Protocol
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Header, Query, Request
-from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 
 from raydiance import __version__
 from raydiance.config.platform import ServeSpec
 from raydiance.serving import documents
 from raydiance.serving.assets import page_routes
+from raydiance.serving.desk import Backend, Desk, Wish, job_info, send, unless_gone, wish
 from raydiance.serving.identity import SampleId
-from raydiance.serving.jobs import Job, Jobs
 from raydiance.serving.keys import KeyRing
 from raydiance.serving.limits import BodyLimit
-from raydiance.serving.messages import Answer, Description, Step
+from raydiance.serving.messages import Description
 from raydiance.serving.numbers import Counted, Counts, exposition
-from raydiance.serving.problems import (
-    ConflictError,
-    NotAcceptableError,
-    NotFoundError,
-    NotReadyError,
-    ServingError,
-    TooLateError,
-    TooManyError,
-    UnprocessableError,
-)
-from raydiance.serving.schema import (
-    FORMATS,
-    Format,
-    JobInfo,
-    Lineage,
-    Link,
-    ModelList,
-    PlanList,
-    SampleDrawing,
-    SampleRequest,
-    Token,
-    negotiate,
-)
-from raydiance.serving.streams import EVENT_STREAM, events, problem_of
+from raydiance.serving.problems import ConflictError, NotReadyError, ServingError
+from raydiance.serving.schema import JobInfo, Lineage, ModelList, Name, PlanList, SampleDrawing, SampleRequest
+from raydiance.serving.streams import EVENT_STREAM, events
+from raydiance.serving.uploads import CompletionRequest, ReconstructionRequest
 
-__all__ = ["Backend", "build_app"]
+__all__ = ["build_app"]
 
 READY_TIMEOUT_S = 2.0
 TEXT = {"schema": {"type": "string"}}
-GONE = 499  # what a proxy's log calls a client that has closed the connection; nobody reads it
 PRIVATE = {"Cache-Control": "private, max-age=86400"}  # a sample's name is its content
-
-
-class Backend(Protocol):
-    """What answers requests; a replica without Ray is one, and so is a handle on replicas."""
-
-    async def sample(self, request: SampleRequest, form: Format) -> Answer: ...
-
-    def stream(
-        self, request: SampleRequest, form: Format, *, previews: bool = True
-    ) -> AsyncGenerator[Step | Answer]: ...
-
-    async def describe(self) -> Description: ...
-
-    async def lineage(self) -> list[Link]: ...
 
 
 def build_app(backend: Backend, spec: ServeSpec, keys: KeyRing | None = None) -> FastAPI:
@@ -84,7 +48,8 @@ def build_app(backend: Backend, spec: ServeSpec, keys: KeyRing | None = None) ->
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.add_middleware(BodyLimit, max_bytes=spec.max_body_bytes)
+    limits = {"max_bytes": spec.max_body_bytes, "max_upload_bytes": spec.max_upload_bytes}
+    app.add_middleware(BodyLimit, **limits)
     app.add_middleware(Counted, counts=counts)
     documents.add_problem_handlers(app)
     _add_samples(app, desk)
@@ -94,61 +59,9 @@ def build_app(backend: Backend, spec: ServeSpec, keys: KeyRing | None = None) ->
     return app
 
 
-class Desk:
-    """What the routes share: the backend, the keys, the jobs, and who has how much under way."""
-
-    def __init__(self, backend: Backend, spec: ServeSpec, keys: KeyRing) -> None:
-        self.backend, self.spec, self.keys = backend, spec, keys
-        self.jobs = Jobs(backend, spec)
-        self._under_way: Counter[str] = Counter()
-
-    def reader(self, authorization: Annotated[str | None, Header()] = None) -> str:
-        """The client, who may read."""
-        return self.keys.admit(authorization, "read") if self.keys else ""
-
-    def sampler(self, authorization: Annotated[str | None, Header()] = None) -> str:
-        """The client, who may have samples made."""
-        return self.keys.admit(authorization, "sample") if self.keys else ""
-
-    @contextmanager
-    def place(self, client: str) -> Iterator[None]:
-        """One of the places that a client has. Raises TooManyError if all are taken."""
-        if self._under_way[client] >= self.spec.max_requests:
-            raise TooManyError(f"{self.spec.max_requests} requests are under way; wait for one of them", 1.0)
-        self._under_way[client] += 1
-        try:
-            yield
-        finally:
-            self._under_way[client] -= 1
-
-    def start(self, body: SampleRequest, form: Format, client: str, idempotency_key: str | None) -> Job:
-        """A job that has one of the client's places until it is finished."""
-        check(body, form, self.spec)
-        place = self.place(client)
-        place.__enter__()
-        try:
-            job = self.jobs.start(body, form, client, idempotency_key)
-        except BaseException:
-            place.__exit__(None, None, None)
-            raise
-        assert job.task is not None, "a job that was started has a task"
-        job.task.add_done_callback(lambda task: place.__exit__(None, None, None))
-        return job
-
-    async def alone(self, body: SampleRequest, form: Format, client: str) -> Answer:
-        """The answer to a request that ends with its connection."""
-        check(body, form, self.spec)
-        with self.place(client):
-            try:
-                return await asyncio.wait_for(self.backend.sample(body, form), self.spec.request_timeout_s)
-            except TimeoutError:
-                raise TooLateError(
-                    f"no sample within {self.spec.request_timeout_s:g} s; ask for fewer or a faster plan"
-                ) from None
-
-
 def _add_samples(app: FastAPI, desk: Desk) -> None:
     client = Annotated[str, Depends(desk.sampler)]
+    wished = Annotated[Wish, Depends(wish)]
 
     @app.post(
         "/v1/samples",
@@ -160,36 +73,32 @@ def _add_samples(app: FastAPI, desk: Desk) -> None:
         response_class=Response,
         responses=documents.answers(streams=True, jobs=True) | documents.problems(),
     )
-    async def make(
-        request: Request,
-        body: SampleRequest,
-        client: client,
-        accept: Annotated[str | None, Header()] = None,
-        prefer: Annotated[str | None, Header()] = None,
-        idempotency_key: Annotated[Token | None, Header()] = None,
+    async def make(request: Request, body: SampleRequest, client: client, wished: wished) -> Response:
+        return await desk.answer(request, body, client, wished)
+
+    @app.post(
+        "/v1/completions",
+        summary="Complete a shape",
+        description="Keeps what lies within the box `keep` of an uploaded mesh or latent and makes the rest "
+        "anew. Otherwise as POST /v1/samples.",
+        response_class=Response,
+        responses=documents.answers(streams=True, jobs=True) | documents.problems(),
+    )
+    async def complete(request: Request, body: CompletionRequest, client: client, wished: wished) -> Response:
+        return await desk.answer(request, body, client, wished)
+
+    @app.post(
+        "/v1/reconstructions",
+        summary="Reconstruct a shape from a picture",
+        description="A sample that looks like the picture from where it was taken. "
+        "Otherwise as POST /v1/samples.",
+        response_class=Response,
+        responses=documents.answers(streams=True, jobs=True) | documents.problems(),
+    )
+    async def rebuild(
+        request: Request, body: ReconstructionRequest, client: client, wished: wished
     ) -> Response:
-        streamed = EVENT_STREAM in (accept or "")
-        form = body.format or (Format.glb if streamed else negotiate(accept))
-        if form is None:
-            raise NotAcceptableError(
-                f"Accept: {accept} matches none of {', '.join(sorted(FORMATS.values()))}"
-            )
-        if streamed:
-            job = desk.start(body, form, client, idempotency_key)
-            return StreamingResponse(
-                _watched(desk, job, keep=idempotency_key is not None), media_type=EVENT_STREAM
-            )
-        if "respond-async" in (prefer or ""):
-            job = desk.start(body, form, client, idempotency_key)
-            said = job_info(job)
-            return JSONResponse(
-                said.model_dump(mode="json"),
-                202,
-                headers={"Location": said.url, "Preference-Applied": "respond-async"},
-            )
-        if idempotency_key is not None:
-            return send(await desk.start(body, form, client, idempotency_key).wait())
-        return await unless_gone(request, desk.alone(body, form, client))
+        return await desk.answer(request, body, client, wished)
 
     @app.get(
         "/v1/samples/{sample}",
@@ -205,14 +114,12 @@ def _add_samples(app: FastAPI, desk: Desk) -> None:
         client: client,
         accept: Annotated[str | None, Header()] = None,
     ) -> Response:
-        name, _ = await _served(desk, sample)
-        form = wanted.format or negotiate(accept)
-        if form is None:
-            raise NotAcceptableError(
-                f"Accept: {accept} matches none of {', '.join(sorted(FORMATS.values()))}"
-            )
+        name = SampleId.parse(sample)
+        form = Wish(accept, True, None).format(wanted.format)
         drawing = wanted.model_dump(exclude={"format"})
-        body = SampleRequest(seed=name.seed, plan=name.plan, category=name.category, **drawing)
+        body = SampleRequest(
+            seed=name.seed, plan=name.plan, category=name.category, model=name.bundle, **drawing
+        )
         return await unless_gone(request, desk.alone(body, form, client), PRIVATE)
 
     @app.get(
@@ -221,11 +128,11 @@ def _add_samples(app: FastAPI, desk: Desk) -> None:
         responses=documents.problems(401, 403, 404, 422, 503),
     )
     async def lineage(sample: str, client: Annotated[str, Depends(desk.reader)]) -> Lineage:
-        name, description = await _served(desk, sample)
-        links = await desk.backend.lineage()
+        name = SampleId.parse(sample)
+        links = await desk.backend.lineage(name.bundle)
         return Lineage(
-            sample=name.info(description.model.bundle),
-            code_version=description.model.code_version,
+            sample=name.info(links[0].key),
+            code_version=links[0].code_version or "unknown",
             chain=links,
             missing=[link.missing for link in links if link.missing],
         )
@@ -268,16 +175,16 @@ def _add_jobs(app: FastAPI, desk: Desk) -> None:
 def _add_facts(app: FastAPI, desk: Desk, counts: Counts) -> None:
     secured: dict[str, Any] = {
         "dependencies": [Depends(desk.reader)],
-        "responses": documents.problems(401, 403, 503),
+        "responses": documents.problems(401, 403, 404, 422, 503),
     }
 
     @app.get("/v1/models", summary="The bundles that are served", **secured)
     async def models() -> ModelList:
-        return ModelList(models=[(await desk.backend.describe()).model])
+        return await desk.backend.models()
 
     @app.get("/v1/plans", summary="The sampling plans to choose from, fastest first", **secured)
-    async def plans() -> PlanList:
-        said = await desk.backend.describe()
+    async def plans(model: Annotated[Name | None, Query()] = None) -> PlanList:
+        said = await desk.backend.describe(model)
         return PlanList(plans=said.plans, solvers=said.solvers, call_ms=said.call_ms)
 
     @app.get("/healthz", summary="Whether the endpoint is alive")
@@ -297,92 +204,8 @@ def _add_facts(app: FastAPI, desk: Desk, counts: Counts) -> None:
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
 
-def check(body: SampleRequest, form: Format, spec: ServeSpec) -> None:
-    """Refuse what is more than this endpoint allows."""
-    count = len(body.all_seeds)
-    if count > spec.max_count:
-        raise UnprocessableError(f"{count} seeds: at most {spec.max_count} a request; ask several times")
-    if body.resolution is not None and body.resolution > spec.max_resolution:
-        raise UnprocessableError(f"resolution {body.resolution}: at most {spec.max_resolution}")
-    if body.pixels(form) > spec.max_pixels:
-        raise UnprocessableError(
-            f"{body.pixels(form)} pixels to draw: at most {spec.max_pixels} a request; "
-            "lower size, views, frames or the number of seeds"
-        )
-
-
-def send(answer: Answer, headers: dict[str, str] | None = None) -> Response:
-    """An answer as it goes over the wire."""
-    return Response(
-        answer.content,
-        media_type=answer.media_type,
-        headers={
-            **answer.headers,
-            "Content-Disposition": f'inline; filename="{answer.filename}"',
-            **(headers or {}),
-        },
-    )
-
-
-async def unless_gone(
-    request: Request, work: Awaitable[Answer], headers: dict[str, str] | None = None
-) -> Response:
-    """The answer, or nothing if the client goes first: the work is given up then."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_gone(request))
-    try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        return send(task.result(), headers) if task.done() else Response(status_code=GONE)
-    finally:
-        task.cancel()
-        gone.cancel()
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _watched(desk: Desk, job: Job, *, keep: bool) -> AsyncGenerator[bytes]:
-    """The events of a job that is given up when nobody reads them."""
-    try:
-        async for event in events(job, job_info):
-            yield event
-    finally:
-        if job.finished is None and not keep:
-            desk.jobs.cancel(job)
-
-
 async def _described(desk: Desk) -> Description | None:
     try:
         return await asyncio.wait_for(desk.backend.describe(), READY_TIMEOUT_S)
     except (TimeoutError, ServingError):
         return None
-
-
-async def _served(desk: Desk, sample: str) -> tuple[SampleId, Description]:
-    """The parts of a sample's name, if it is of the bundle that is served. Raises NotFoundError."""
-    name, description = SampleId.parse(sample), await desk.backend.describe()
-    if not description.model.bundle_sha256.startswith(name.bundle):
-        raise NotFoundError(
-            f"sample {name}: it is of the bundle {name.bundle}, and {description.model.bundle} is served here"
-        )
-    return name, description
-
-
-def job_info(job: Job) -> JobInfo:
-    """What is told of a job."""
-    url = f"/v1/jobs/{job.id}"
-    headers = {} if job.answer is None else job.answer.headers
-    names = [SampleId.parse(name) for name in headers.get("Raydiance-Sample", "").split(",") if name]
-    return JobInfo(
-        id=job.id,
-        state=job.state,
-        step=sum(step.row for step in job.steps.values()),
-        steps=sum(step.nfe for step in job.steps.values()),
-        url=url,
-        events=f"{url}/events",
-        result=f"{url}/result",
-        samples=[name.info(headers["Raydiance-Bundle"]) for name in names],
-        problem=None if job.error is None else problem_of(job.error),
-    )

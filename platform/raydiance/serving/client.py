@@ -258,7 +258,7 @@ def _sample(response: httpx.Response) -> Sample:
         bundle_sha256=said["raydiance-bundle-sha256"],
         plan=said["raydiance-plan"],
         seeds=tuple(int(part) for part in said["raydiance-seed"].split(",")),
-        ids=tuple(said["raydiance-sample"].split(",")),
+        ids=tuple(name for name in said.get("raydiance-sample", "").split(",") if name),
         code_version=said["raydiance-code"],
         milliseconds=_milliseconds(said.get("server-timing", "")),
     )

@@ -11,8 +11,9 @@ from ray.serve import Application
 
 from raydiance.config.platform import ServeSpec
 from raydiance.errors import ConfigError
+from raydiance.serving.bundles import catalogue_of, find_bundle
 from raydiance.serving.keys import keys_for
-from raydiance.serving.server import bind, find_bundle
+from raydiance.serving.server import bind
 from raydiance.spec import from_plain
 from raydiance.storage import ArtifactRef, Store
 
@@ -25,7 +26,8 @@ def application(args: dict[str, Any]) -> Application:
     """
     spec = _read(args)
     store = Store.open()
-    return bind(spec, store, find_bundle(store, spec.bundle, _resolve), keys_for(spec, None))
+    ref = find_bundle(store, spec.bundle, _resolve)
+    return bind(spec, store, ref, keys_for(spec, None), catalogue_of(spec, store, ref, _resolve))
 
 
 def _read(args: Mapping[str, Any]) -> ServeSpec:

@@ -8,7 +8,6 @@ Legend: a row is one network call of a plan for one sample; a tick advances as m
 call takes by one row.
 """
 
-import heapq
 import itertools
 import threading
 import time
@@ -21,6 +20,8 @@ from torch import Tensor
 
 from raydiance.diffusion.batching import PlanBatch, Query
 from raydiance.generation.execution import fill
+from raydiance.serving.completing import completed
+from raydiance.serving.fairness import Shares, admitted_next, pushed_out
 from raydiance.serving.orders import Order, Progress, Stats, Ticket, Timing
 from raydiance.serving.problems import NotReadyError, OverloadError, ServingError, TooLateError
 
@@ -71,7 +72,8 @@ class Engine:
         self._active = self._empty
         self._parked: dict[int, PlanBatch] = {}
         self._tickets: dict[int, Ticket[Any]] = {}  # in progress: active or parked
-        self._waiting: list[tuple[tuple[int, float, int], Ticket[Any]]] = []
+        self._waiting: list[Ticket[Any]] = []
+        self._shares, self._asked = Shares(), (0, 0)
         self._finishing = 0
         self._numbers = itertools.count()
         self._changed = threading.Condition()
@@ -91,15 +93,11 @@ class Engine:
             if self._closed:
                 raise NotReadyError("the endpoint is shutting down; ask another one, or later", 5.0)
             load = len(self._waiting) + len(self._tickets) + self._finishing
-            if load >= self._slots + self._queue:
-                self.stats.refused += 1
-                raise OverloadError(
-                    f"{load} samples are waiting or under way, and no more are taken on; try again later",
-                    self.tick_s * order.plan.nfe,
-                )
             ticket = self._ticket(order, now)
             self._refuse_if_late(ticket, now)
-            heapq.heappush(self._waiting, (ticket.urgency, ticket))
+            if load >= self._slots + self._queue:
+                self._make_room(ticket, load)
+            self._waiting.append(ticket)
             self._changed.notify()
         return ticket
 
@@ -118,6 +116,14 @@ class Engine:
                 "running": len(self._tickets),
                 "finishing": self._finishing,
             }
+
+    def occupancy(self) -> float:
+        """How full the calls were since this was asked last: rows over what the largest call takes; 0 if there
+        was none.
+        """
+        rows, ticks = self.stats.rows, self.stats.ticks
+        (before_rows, before_ticks), self._asked = self._asked, (rows, ticks)
+        return (rows - before_rows) / max(1, (ticks - before_ticks) * self._sizes[-1])
 
     @property
     def is_alive(self) -> bool:
@@ -148,7 +154,7 @@ class Engine:
         """Stop at once: what is not finished fails with NotReadyError."""
         with self._changed:
             self._closed = True
-            leftover = [ticket for _, ticket in self._waiting] + list(self._tickets.values())
+            leftover = [*self._waiting, *self._tickets.values()]
             self._waiting.clear()
             for ticket in leftover:
                 self._fail(
@@ -171,23 +177,24 @@ class Engine:
         with self._changed:
             self._drop(began)
             self._admit(began)
-            chosen = heapq.nsmallest(
-                self._sizes[-1], self._tickets.values(), key=lambda ticket: ticket.urgency
-            )
+            chosen = self._shares.choose(self._tickets.values(), self._sizes[-1])
             if not chosen:
                 return False
             self._activate(chosen)
             batch = self._active
+        known = {ticket.number: ticket.order.known for ticket in chosen}
         try:
             query = batch.query()
             eps, network_s = self._call(query.x, query.sigma, chosen, batch)
+            eps = completed(query, eps, [known.get(item.key) for item in batch.items])  # type: ignore[call-overload]
             advanced, finished = batch.advance(query, eps)
         except Exception as error:  # noqa: BLE001  the requests of this batch fail, the engine goes on
             self._abandon(batch, error)
             return True
         self._watch(batch, chosen, query, eps)
         with self._changed:
-            self._active = advanced.keep(lambda item: item.key in self._tickets)
+            here = all(item.key in self._tickets for item in advanced.items)
+            self._active = advanced if here else advanced.keep(lambda item: item.key in self._tickets)
             self._retire(finished)
             self._count(len(batch.items), network_s, self._clock() - began)
         return True
@@ -205,6 +212,19 @@ class Engine:
         due = now + PATIENCE * order.plan.nfe * self.tick_s
         deadline = None if order.deadline_s is None else now + order.deadline_s
         return Ticket(order, next(self._numbers), now, min(due, deadline or due), deadline)
+
+    def _make_room(self, ticket: Ticket[Any], load: int) -> None:
+        """Refuse the newcomer, or in its place one of a client that holds more places than its own."""
+        self.stats.refused += 1
+        full = OverloadError(
+            f"{load} samples are waiting or under way, and no more are taken on; try again later",
+            self.tick_s * ticket.order.plan.nfe,
+        )
+        greedy = pushed_out(self._waiting, self._tickets.values(), ticket)
+        if greedy is None:
+            raise full
+        self._waiting.remove(greedy)
+        self._fail(greedy, full)
 
     def _refuse_if_late(self, ticket: Ticket[Any], now: float) -> None:
         if ticket.deadline is None:
@@ -224,7 +244,7 @@ class Engine:
 
     def _rows_before(self, urgency: tuple[int, float, int] | None) -> int:
         """Rows still to run of the samples that are more urgent; of all of them for None."""
-        rows = sum(t.order.plan.nfe for u, t in self._waiting if urgency is None or u < urgency)
+        rows = sum(t.order.plan.nfe for t in self._waiting if urgency is None or t.urgency < urgency)
         done = {
             item.key: item.row for batch in (self._active, *self._parked.values()) for item in batch.items
         }
@@ -236,16 +256,13 @@ class Engine:
 
     def _drop(self, now: float) -> None:
         """Forget what was cancelled, and fail what has missed its deadline."""
-        waiting = [ticket for _, ticket in self._waiting]
-        for ticket in [*waiting, *self._tickets.values()]:
+        for ticket in [*self._waiting, *self._tickets.values()]:
             if ticket.deadline is not None and now > ticket.deadline:
                 self._fail(
                     ticket, TooLateError("the sample missed its deadline; allow more time, or fewer steps")
                 )
-        if any(ticket.future.done() for ticket in waiting):
-            self.stats.cancelled += sum(ticket.future.cancelled() for ticket in waiting)
-            self._waiting = [(u, ticket) for u, ticket in self._waiting if not ticket.future.done()]
-            heapq.heapify(self._waiting)
+        self.stats.cancelled += sum(ticket.future.cancelled() for ticket in self._waiting)
+        self._waiting = [ticket for ticket in self._waiting if not ticket.future.done()]
         gone = [number for number, ticket in self._tickets.items() if ticket.future.done()]
         for number in gone:
             self.stats.cancelled += self._tickets.pop(number).future.cancelled()
@@ -255,7 +272,8 @@ class Engine:
 
     def _admit(self, now: float) -> None:
         while self._waiting and len(self._tickets) < self._slots:
-            _, ticket = heapq.heappop(self._waiting)
+            ticket = admitted_next(self._waiting, self._tickets.values())
+            self._waiting.remove(ticket)
             order, ticket.started = ticket.order, now
             x = order.plan.start(order.noise.to(self._empty.x))
             self._parked[ticket.number] = self._empty.admit(ticket.number, order.plan, x, order.generator)

@@ -1,10 +1,16 @@
 """The lineage of a bundle as a chain that a page can show: each artifact once, what was made last first."""
 
+import logging
+from collections.abc import Sequence
+
+from raydiance.errors import TrackingError
 from raydiance.serving.schema import Link
 from raydiance.storage import ArtifactRef, Store
 from raydiance.tracking.lineage import Node, trace
 
-__all__ = ["chain"]
+__all__ = ["chain", "with_runs"]
+
+logger = logging.getLogger(__name__)
 
 
 def chain(store: Store, ref: ArtifactRef) -> list[Link]:
@@ -24,6 +30,26 @@ def chain(store: Store, ref: ArtifactRef) -> list[Link]:
     return [_link(node) for node in reversed(order)]
 
 
+def with_runs(links: Sequence[Link], tracking: str | None) -> list[Link]:
+    """The links with the runs that made them, and their pages, by the record at this address (None: the one
+    of the environment); as they are where the record does not answer.
+    """
+    from raydiance.tracking.history import open_history  # MLflow, which takes its time
+
+    try:
+        history = open_history(tracking)
+        runs = {link.key: history.maker(link.key) for link in links}
+    except TrackingError as error:
+        logger.warning("lineage without runs: %s", error)
+        return list(links)
+    return [
+        link
+        if (run := runs[link.key]) is None
+        else link.model_copy(update={"run": run.run_id, "run_page": history.page(run)})
+        for link in links
+    ]
+
+
 def _link(node: Node) -> Link:
     link = Link(
         key=node.ref.key,
@@ -34,7 +60,6 @@ def _link(node: Node) -> Link:
     )
     if node.manifest is None:
         return link
-    run = node.manifest.meta.get("run_id")
     return link.model_copy(
         update={
             "created": node.manifest.created,
@@ -42,6 +67,5 @@ def _link(node: Node) -> Link:
             "seeds": dict(node.manifest.seeds),
             "files": len(node.manifest.files),
             "bytes": sum(entry.size for entry in node.manifest.files),
-            "run": None if run is None else str(run),
         }
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from raydiance.serving.problems import NotFoundError
 from raydiance.serving.schema import MAX_SEED, SampleInfo
 
-__all__ = ["SampleId"]
+__all__ = ["DIGITS", "SampleId"]
 
 DIGITS = 12
 NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}"

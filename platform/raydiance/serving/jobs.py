@@ -35,7 +35,7 @@ class Streaming(Protocol):
     """What works on jobs."""
 
     def stream(
-        self, request: SampleRequest, form: Format, *, previews: bool = True
+        self, request: SampleRequest, form: Format, client: str = "", *, previews: bool = True
     ) -> AsyncGenerator[Step | Answer]: ...
 
 
@@ -178,7 +178,7 @@ class Jobs:
             job.tell()
 
     async def _run(self, job: Job) -> None:
-        async with aclosing(self._backend.stream(job.request, job.form)) as events:
+        async with aclosing(self._backend.stream(job.request, job.form, job.owner)) as events:
             async for event in events:
                 if isinstance(event, Answer):
                     job.answer = event

@@ -14,38 +14,47 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from raydiance.serving.problems import PROBLEM_JSON, document
 
-__all__ = ["MAX_BODY_VARIABLE", "BodyLimit", "proxy_middlewares"]
+__all__ = ["MAX_BODY_VARIABLE", "MAX_UPLOAD_VARIABLE", "BodyLimit", "proxy_middlewares"]
 
 MAX_BODY_VARIABLE = "RAYDIANCE_SERVE_MAX_BODY_BYTES"
+MAX_UPLOAD_VARIABLE = "RAYDIANCE_SERVE_MAX_UPLOAD_BYTES"
+UPLOADS = ("/v1/completions", "/v1/reconstructions")
 DEFAULT_MAX_BODY_BYTES = 65536
 BODY_TIMEOUT_S = 10.0
 
 
 class BodyLimit:
-    """Reads the whole body first: 413 if it is larger than allowed, 408 if it does not come in time."""
+    """Reads the whole body first: 413 if it is larger than allowed, 408 if it does not come in time.
 
-    def __init__(self, app: ASGIApp, max_bytes: int, timeout_s: float = BODY_TIMEOUT_S) -> None:
+    max_upload_bytes: for the routes that take files.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        max_bytes: int,
+        max_upload_bytes: int | None = None,
+        timeout_s: float = BODY_TIMEOUT_S,
+    ) -> None:
         self._app, self._max_bytes, self._timeout_s = app, max_bytes, timeout_s
+        self._max_upload_bytes = max_upload_bytes or max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        allowed = self._max_upload_bytes if scope["path"] in UPLOADS else self._max_bytes
         announced = dict(scope["headers"]).get(b"content-length", b"0")
-        if not announced.isdigit() or int(announced) > self._max_bytes:
-            await _refuse(
-                send, 413, "The request is too large", f"a body may have {self._max_bytes} bytes at most"
-            )
+        if not announced.isdigit() or int(announced) > allowed:
+            await _refuse(send, 413, "The request is too large", f"a body may have {allowed} bytes at most")
             return
         try:
-            messages = await asyncio.wait_for(self._read(receive), self._timeout_s)
+            messages = await asyncio.wait_for(self._read(receive, allowed), self._timeout_s)
         except TimeoutError:
             await _refuse(send, 408, "Request Timeout", f"the body did not come within {self._timeout_s:g} s")
             return
         if messages is None:
-            await _refuse(
-                send, 413, "The request is too large", f"a body may have {self._max_bytes} bytes at most"
-            )
+            await _refuse(send, 413, "The request is too large", f"a body may have {allowed} bytes at most")
             return
 
         async def replay() -> Message:
@@ -53,7 +62,7 @@ class BodyLimit:
 
         await self._app(scope, replay, send)
 
-    async def _read(self, receive: Receive) -> list[Message] | None:
+    async def _read(self, receive: Receive, allowed: int) -> list[Message] | None:
         """All messages of the body; None as soon as they hold too much."""
         messages: list[Message] = []
         size = 0
@@ -61,7 +70,7 @@ class BodyLimit:
             message = await receive()
             messages.append(message)
             size += len(message.get("body", b""))
-            if size > self._max_bytes:
+            if size > allowed:
                 return None
             if message["type"] != "http.request" or not message.get("more_body", False):
                 return messages
@@ -69,7 +78,10 @@ class BodyLimit:
 
 def proxy_middlewares() -> list[Middleware]:
     """What Serve's proxy puts in front of every application (RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH)."""
-    return [Middleware(BodyLimit, max_bytes=int(os.environ.get(MAX_BODY_VARIABLE, DEFAULT_MAX_BODY_BYTES)))]
+    small, large = (
+        int(os.environ.get(name, DEFAULT_MAX_BODY_BYTES)) for name in (MAX_BODY_VARIABLE, MAX_UPLOAD_VARIABLE)
+    )
+    return [Middleware(BodyLimit, max_bytes=small, max_upload_bytes=large)]
 
 
 async def _refuse(send: Send, status: int, title: str, detail: str) -> None:

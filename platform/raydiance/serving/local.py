@@ -1,9 +1,10 @@
 """The endpoint in this process, without Ray: for development, for tests, and where one process is enough."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import aclosing, contextmanager
 from pathlib import Path
-from threading import Event, Thread
+from threading import Thread
 from time import monotonic, sleep
 
 import uvicorn
@@ -11,48 +12,85 @@ import uvicorn
 from raydiance.config.platform import ServeSpec
 from raydiance.errors import ClusterError
 from raydiance.serving.app import build_app
+from raydiance.serving.bundles import Catalogue, Resolve, catalogue_of, find_bundle
+from raydiance.serving.ending import wait_for_the_end
 from raydiance.serving.keys import ApiKey, KeyRing, keys_for
 from raydiance.serving.messages import Answer, Description, Step
+from raydiance.serving.routing import NOTHING_MORE, Router
 from raydiance.serving.sampler import Sampler
-from raydiance.serving.schema import Format, Link, SampleRequest
+from raydiance.serving.schema import Format, Link, ModelInfo, SampleRequest
+from raydiance.serving.shelf import Shelf
 from raydiance.storage import ArtifactRef, Store
 
 __all__ = ["Local", "running_here", "serve_here"]
 
-GRACE_S = 5
+DEFAULTS, GRACE_S = ServeSpec(), 5
 
 
-class Local:
-    """A sampler of this process as a backend."""
+class Here:
+    """A shelf of this process as a pool of replicas."""
 
-    def __init__(self, sampler: Sampler) -> None:
-        self._sampler = sampler
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
 
-    async def sample(self, request: SampleRequest, form: Format) -> Answer:
-        return await self._sampler.sample(request, form)
+    async def sample(
+        self, bundle: ArtifactRef | None, request: SampleRequest, form: Format, client: str
+    ) -> Answer:
+        async with self._shelf.lend(bundle) as sampler:
+            return await sampler.sample(request, form, client)
 
-    def stream(
-        self, request: SampleRequest, form: Format, *, previews: bool = True
+    async def stream(
+        self, bundle: ArtifactRef | None, request: SampleRequest, form: Format, client: str, previews: bool
     ) -> AsyncGenerator[Step | Answer]:
-        return self._sampler.stream(request, form, previews=previews)
+        async with (
+            self._shelf.lend(bundle) as sampler,
+            aclosing(sampler.stream(request, form, client, previews=previews)) as events,
+        ):
+            async for event in events:
+                yield event
 
-    async def describe(self) -> Description:
-        return self._sampler.describe()
+    async def describe(self, bundle: ArtifactRef | None) -> Description:
+        async with self._shelf.lend(bundle) as sampler:
+            return sampler.describe()
 
-    async def lineage(self) -> list[Link]:
-        return self._sampler.lineage()
+    async def models(self, bundles: tuple[ArtifactRef, ...]) -> list[ModelInfo]:
+        return self._shelf.models(bundles)
+
+    async def lineage(self, bundle: ArtifactRef | None) -> list[Link]:
+        return await asyncio.to_thread(self._shelf.lineage, bundle)
+
+
+class Local(Router):
+    """What the HTTP face asks, with one replica of this process behind it."""
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        spec: ServeSpec = DEFAULTS,
+        store: Store | None = None,
+        catalogue: Catalogue = NOTHING_MORE,
+        tracking: str | None = None,
+    ) -> None:
+        self.shelf = Shelf(sampler, spec, store, tracking)
+        super().__init__(Here(self.shelf), spec, catalogue)
 
 
 @contextmanager
 def running_here(
-    spec: ServeSpec, store: Store, ref: ArtifactRef, keys: Sequence[ApiKey] = ()
+    spec: ServeSpec,
+    store: Store,
+    ref: ArtifactRef,
+    keys: Sequence[ApiKey] = (),
+    resolve: Resolve | None = None,
+    tracking: str | None = None,
 ) -> Iterator[str]:
     """The address of an endpoint that runs in a thread of this process while the block does."""
-    sampler = Sampler(store.get(ref), spec, store=store)
+    sampler = Sampler(store.get(ref), spec)
+    backend = Local(sampler, spec, store, catalogue_of(spec, store, ref, resolve), tracking)
     try:
         sampler.warm_up()
         ring = KeyRing(keys, None if spec.keys is None else Path(spec.keys))
-        app = build_app(Local(sampler), spec, ring)
+        app = build_app(backend, spec, ring)
         server = uvicorn.Server(
             uvicorn.Config(
                 app,
@@ -74,18 +112,24 @@ def running_here(
         try:
             yield f"http://{spec.host}:{port}"
         finally:
+            asyncio.run(backend.close(spec.drain_timeout_s))
             server.should_exit = True
             thread.join()
     finally:
-        sampler.close()
+        backend.shelf.close()
 
 
-def serve_here(spec: ServeSpec, store: Store, ref: ArtifactRef, echo: Callable[[str], None] = print) -> None:
+def serve_here(
+    spec: ServeSpec,
+    store: Store,
+    resolve: Resolve | None = None,
+    tracking: str | None = None,
+    echo: Callable[[str], None] = print,
+) -> None:
     """Run the endpoint in this process until ^C. Raises ConfigError beyond loopback without keys."""
-    keys = keys_for(spec)
+    keys, ref = keys_for(spec), find_bundle(store, spec.bundle, resolve)
     echo(f"loading {ref.key} from {store.url}")
-    with running_here(spec, store, ref, keys) as url:
+    with running_here(spec, store, ref, keys, resolve, tracking) as url:
         echo(f"serving {ref.key} at {url}")
-        with suppress(KeyboardInterrupt):
-            Event().wait()
+        wait_for_the_end()
         echo("shutting down")

@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from raydiance.diffusion.plans import SamplingPlan
 
-__all__ = ["Order", "Progress", "Stats", "Ticket", "Timing"]
+__all__ = ["Known", "Order", "Progress", "Stats", "Ticket", "Timing"]
 
 R = TypeVar("R")
 
@@ -24,13 +24,22 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Known:
+    """What a sample must agree with: `latent` [C, D, H, W] wherever `mask` (broadcast to it) is 1."""
+
+    latent: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
 class Order(Generic[R]):
     """One sample to make: unit-variance noise [...] through the plan, then `finish(x_0 [...])` beside the
     tick thread.
 
     generator: where a stochastic plan draws its noise. label: a class, or None. priority: higher goes first.
     deadline_s: seconds from now; refused at once if it cannot be met, dropped as soon as it is missed.
-    watch: called from the tick thread after each row; it must return at once.
+    watch: called from the tick thread after each row; it must return at once. client: whose share it is of.
+    known: what is kept, for a completion.
     """
 
     plan: SamplingPlan
@@ -41,6 +50,8 @@ class Order(Generic[R]):
     priority: int = 0
     deadline_s: float | None = None
     watch: Callable[[Progress], None] | None = None
+    client: str = ""
+    known: Known | None = None
 
 
 @dataclass(frozen=True)

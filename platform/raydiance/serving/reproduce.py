@@ -14,7 +14,7 @@ from raydiance.tracking.lineage import missing, read_stamp, trace
 
 __all__ = ["Verdict", "reproduce"]
 
-ASKED = ("seed", "seeds", "plan", "category", "resolution", "size", "views", "frames")
+ASKED = ("seed", "seeds", "plan", "category", "resolution", "texture", "size", "views", "frames")
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,16 @@ def reproduce(path: Path, store: Store, spec: ServeSpec) -> Verdict:
     stamp = read_stamp(path)
     if stamp.ref.kind != "bundle" or "seed" not in stamp.facts:
         raise ConfigError(f"{path}: it was not sampled; raydiance trace {path} tells what it is")
+    if "upload" in stamp.facts:
+        upload = f"it was made from an upload, which is not kept (SHA-256 {stamp.facts['upload']})"
+        return Verdict(False, "it cannot be made again", (f"{upload}; send that again with the same seed",))
     request, form = _request(stamp.facts), _format(path)
     gone = missing(trace(store, stamp.ref))
     try:
         artifact = store.get(stamp.ref)
     except ArtifactError as error:
         return Verdict(False, "it cannot be made again", (f"its bundle is missing: {error}",))
-    sampler = Sampler(artifact, spec, store=store)
+    sampler = Sampler(artifact, spec)
     try:
         made = asyncio.run(sampler.sample(request, form)).content
     finally:

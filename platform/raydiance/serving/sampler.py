@@ -9,23 +9,25 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from raydiance.config.platform import ServeSpec
 from raydiance.errors import RequestError
 from raydiance.generation import load_bundle, noise_generator
-from raydiance.generation.bundle import MAX_STEPS, STEPPED
+from raydiance.generation.bundle import MAX_STEPS, STEPPED, BundleSpec
 from raydiance.generation.execution import agreeing_sizes, call_sizes, noise_network
 from raydiance.serving.answers import Piece, finish, pack
 from raydiance.serving.engine import Engine
-from raydiance.serving.history import chain
 from raydiance.serving.messages import Answer, Description, Step
-from raydiance.serving.orders import Order, Progress, Ticket, Timing
+from raydiance.serving.orders import Known, Order, Progress, Ticket, Timing
 from raydiance.serving.previews import preview
 from raydiance.serving.problems import NotReadyError, ServingError, UnprocessableError
-from raydiance.serving.schema import Format, Link, ModelInfo, PlanInfo, Quality, SampleRequest, SolverInfo
-from raydiance.storage import Artifact, Store
+from raydiance.serving.schema import Format, ModelInfo, PlanInfo, Quality, SampleRequest, SolverInfo
+from raydiance.serving.studio import Studio, Work
+from raydiance.serving.uploads import CompletionRequest, ReconstructionRequest
+from raydiance.storage import Artifact
 
-__all__ = ["Sampler"]
+__all__ = ["Sampler", "model_info"]
 
 
 PREVIEW_PAUSE_S = 0.25  # between two previews of one request
@@ -33,7 +35,7 @@ PREVIEW_PAUSE_S = 0.25  # between two previews of one request
 
 class Sampler:
     """Answers sample requests from one bundle; `sample` and `stream` may run many times at once on one event
-    loop. With the store that the bundle came from it can tell the bundle's lineage.
+    loop.
     """
 
     def __init__(
@@ -41,13 +43,14 @@ class Sampler:
         artifact: Artifact,
         spec: ServeSpec,
         device: torch.device | str | None = None,
-        *,
-        store: Store | None = None,
     ) -> None:
         torch.set_num_threads(spec.threads)
         device = torch.device(device or ("cuda" if spec.gpus_per_replica else "cpu"))
         self.bundle = load_bundle(artifact, device)
-        self._created, self._store, self._max_nfe = artifact.manifest.created, store, spec.max_nfe
+        self._info = model_info(artifact, self.bundle.spec)
+        self._max_nfe = spec.max_nfe
+        networks = (self.bundle.decoder, self.bundle.denoiser)
+        self.weight_bytes = sum(each.nbytes for net in networks for each in net.state_dict().values())
         self._predict = noise_network(self.bundle)
         sizes, network_s = self._measure(call_sizes(device))
         self.engine = Engine(
@@ -60,6 +63,7 @@ class Sampler:
             device=device,
             network_s=network_s,
         )
+        self.studio = Studio(self.bundle, spec.max_upload_bytes)
         self.engine.__enter__()
 
     def _measure(self, sizes: tuple[int, ...]) -> tuple[tuple[int, ...], float]:
@@ -86,31 +90,32 @@ class Sampler:
             with suppress(ServingError):  # an empty sample is no reason not to serve the others
                 self._submit(request, form, 0).future.result()
 
-    async def sample(self, request: SampleRequest, form: Format) -> Answer:
+    async def sample(self, request: SampleRequest, form: Format, client: str = "") -> Answer:
         """The answer to a request. Raises ServingError; if the caller gives up, the places are free at the
         next tick.
         """
-        async with aclosing(self.stream(request, form, previews=False)) as events:
+        async with aclosing(self.stream(request, form, client, previews=False)) as events:
             async for event in events:
                 if isinstance(event, Answer):
                     return event
         raise AssertionError("a stream ends with its answer")
 
     async def stream(
-        self, request: SampleRequest, form: Format, *, previews: bool = True
+        self, request: SampleRequest, form: Format, client: str = "", *, previews: bool = True
     ) -> AsyncGenerator[Step | Answer]:
         """Steps with previews as they come, then the answer; close it to give the request up."""
         request = self.resolve(request)
+        known = await self._known(request)
         news: asyncio.Queue[tuple[int, Progress]] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
         def watch(seed: int, progress: Progress) -> None:
             loop.call_soon_threadsafe(news.put_nowait, (seed, progress))
 
-        tickets: list[Ticket[Piece]] = []
+        tickets: list[Ticket[Piece] | Work[tuple[Piece, Timing]]] = []
         try:
             tickets.extend(
-                self._submit(request, form, seed, partial(watch, seed) if previews else None)
+                self._submit(request, form, seed, client, partial(watch, seed) if previews else None, known)
                 for seed in request.all_seeds
             )
             done = asyncio.gather(*(asyncio.wrap_future(ticket.future) for ticket in tickets))
@@ -200,17 +205,6 @@ class Sampler:
     def describe(self) -> Description:
         """The bundle and its plans, with the network time that each takes alone."""
         bundle, default = self.bundle, self.bundle.spec.default_plan
-        model = ModelInfo(
-            name=bundle.ref.key.rsplit("/", 1)[-1],
-            bundle=bundle.ref.key,
-            bundle_sha256=bundle.ref.sha256,
-            created=self._created,
-            code_version=bundle.code_version,
-            latent_shape=list(bundle.latent_shape),
-            plans=sorted(bundle.plans),
-            default_plan=default,
-            categories=list(bundle.spec.categories) if bundle.spec.denoiser.num_classes else [],
-        )
         plans = [
             PlanInfo(
                 name=name,
@@ -228,13 +222,7 @@ class Sampler:
             for name in STEPPED
         ]
         call_ms = round(self.engine.tick_s * 1e3, 3)
-        return Description(model, plans, solvers, call_ms, self.engine.load, asdict(self.engine.stats))
-
-    def lineage(self) -> list[Link]:
-        """The bundle and everything it was made from, newest first; a missing link says so."""
-        if self._store is None:
-            return [Link(key=self.bundle.ref.key, kind="bundle", sha256=self.bundle.ref.sha256, parents=[])]
-        return chain(self._store, self.bundle.ref)
+        return Description(self._info, plans, solvers, call_ms, self.engine.load, asdict(self.engine.stats))
 
     def check(self) -> None:
         """Raise NotReadyError if the engine has stopped."""
@@ -245,14 +233,19 @@ class Sampler:
         """Finish what is under way for up to `drain_s`, then stop."""
         self.engine.drain(drain_s)
         self.engine.close()
+        self.studio.close()
 
     def _submit(
         self,
         request: SampleRequest,
         form: Format,
         seed: int,
+        client: str = "",
         watch: Callable[[Progress], None] | None = None,
-    ) -> Ticket[Piece]:
+        known: Known | None = None,
+    ) -> Ticket[Piece] | Work[tuple[Piece, Timing]]:
+        if isinstance(request, ReconstructionRequest):
+            return self._rebuild(request, form, seed, watch)
         generator = noise_generator(seed)
         order = Order(
             self.bundle.plan(request.plan_name),
@@ -262,9 +255,52 @@ class Sampler:
             label=self.bundle.label(request.category),
             watch=watch,
             priority=request.priority,
+            client=client,
+            known=known,
             deadline_s=None if request.deadline_ms is None else request.deadline_ms / 1e3,
         )
         return self.engine.submit(order)
+
+    async def _known(self, request: SampleRequest) -> Known | None:
+        """What a completion keeps."""
+        if not isinstance(request, CompletionRequest):
+            return None
+        work = self.studio.known(request)
+        try:
+            return await asyncio.wrap_future(work.future)
+        finally:
+            work.cancel()
+
+    def _rebuild(
+        self,
+        request: ReconstructionRequest,
+        form: Format,
+        seed: int,
+        watch: Callable[[Progress], None] | None,
+    ) -> Work[tuple[Piece, Timing]]:
+        asked = time.perf_counter()
+
+        def done(x_0: Tensor) -> tuple[Piece, Timing]:
+            sampled = time.perf_counter()
+            piece = finish(self.bundle, request, form, seed, x_0)
+            return piece, Timing(0.0, sampled - asked, time.perf_counter() - sampled)
+
+        return self.studio.rebuild(request, seed, done, watch)
+
+
+def model_info(artifact: Artifact, spec: BundleSpec) -> ModelInfo:
+    """What is told of a bundle."""
+    return ModelInfo(
+        name=artifact.ref.key.rsplit("/", 1)[-1],
+        bundle=artifact.ref.key,
+        bundle_sha256=artifact.ref.sha256,
+        created=artifact.manifest.created,
+        code_version=artifact.manifest.code_version,
+        latent_shape=list(spec.decoder.latent_shape),
+        plans=sorted(spec.plans),
+        default_plan=spec.default_plan,
+        categories=list(spec.categories) if spec.denoiser.num_classes else [],
+    )
 
 
 def _server_timing(timings: list[Timing]) -> str:

@@ -8,12 +8,14 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 __all__ = [
     "FORMATS",
     "MAX_SEED",
+    "CanaryInfo",
     "Format",
     "JobInfo",
     "Lineage",
     "Link",
     "ModelInfo",
     "ModelList",
+    "Name",
     "PlanInfo",
     "PlanList",
     "Problem",
@@ -22,6 +24,7 @@ __all__ = [
     "SampleInfo",
     "SampleRequest",
     "SolverInfo",
+    "Strict",
     "Token",
     "negotiate",
 ]
@@ -82,6 +85,9 @@ class SampleDrawing(Strict):
         default=None,
         description="grid points per axis that the mesh is drawn from; the field's own if not given",
     )
+    texture: Annotated[int, Field(ge=64, le=4096)] | None = Field(
+        default=None, description="texels per side of a texture for a GLB; colours of vertices if not given"
+    )
     size: Annotated[int, Field(ge=32, le=1024)] = Field(
         default=128, description="pixels per view of images and turntables"
     )
@@ -107,6 +113,9 @@ class SampleRequest(SampleDrawing):
     quality: Quality | None = None
     latency_budget_ms: Annotated[int, Field(ge=1, le=3_600_000)] | None = Field(
         default=None, description="the best plan that is expected to be done in this time, as busy as it is"
+    )
+    model: Name | None = Field(
+        default=None, description="a name out of GET /v1/models; the one that is served to all if not given"
     )
     category: Name | None = Field(
         default=None, description="what to make, where the bundle was taught categories"
@@ -149,6 +158,11 @@ class SampleRequest(SampleDrawing):
         """The plan asked for by its name, with the steps where they are given; None: not by name."""
         return self.plan if self.steps is None else f"{self.plan}-{self.steps}"
 
+    @property
+    def brought(self) -> dict[str, Any]:
+        """What the request brings along, as a file tells of it; a plain sample needs nothing."""
+        return {}
+
     def pixels(self, form: Format) -> int:
         """How many pixels the answer takes to draw."""
         drawn = {
@@ -175,8 +189,21 @@ class ModelInfo(Strict):
     categories: list[str]
 
 
+class CanaryInfo(Strict):
+    """The bundle on trial: `share` of the requests that name none; `returned` says why it gets none any more."""
+
+    name: str
+    share: float
+    asked: int
+    failed: int
+    returned: str | None
+
+
 class ModelList(Strict):
+    """The first is served to all who name none."""
+
     models: list[ModelInfo]
+    canary: CanaryInfo | None = None
 
 
 class PlanInfo(Strict):
@@ -248,6 +275,7 @@ class Link(Strict):
     files: int = 0
     bytes: int = 0
     run: str | None = None
+    run_page: str | None = None
     missing: str | None = None
 
 

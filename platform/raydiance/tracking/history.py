@@ -62,6 +62,11 @@ class History:
             found = self._client.get_run(run_id)
             return _past(found, self._client.get_experiment(found.info.experiment_id).name)
 
+    def maker(self, key: str) -> PastRun | None:
+        """The newest run that made the artifact of this key; None if the record knows of none."""
+        with errors(self.url, f"look for the run of {key}"):
+            return next(self._search(None, f"tags.artifact = '{key}'", 1), None)
+
     def read_text(self, run_id: str, name: str) -> str:
         """A text file of a run. Raises TrackingError if there is none."""
         with errors(self.url, f"read {name} of run {run_id}"), tempfile.TemporaryDirectory() as folder:

@@ -2,7 +2,7 @@
 
 import json
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,13 +21,18 @@ TENSORS, SCALARS = "state.safetensors", "state.json"
 
 @dataclass
 class TrainState:
-    """All that changes while a run goes on: noise and the order of data follow from seed and step."""
+    """All that changes while a run goes on: noise and the order of data follow from seed, step and returns.
+
+    losses: of the last steps, what a spike is told by; returns: how often training went back to a checkpoint.
+    """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     ema: Ema | None = None
     averages: PowerAverages | None = None
     step: int = 0
+    losses: list[float] = field(default_factory=list)
+    returns: int = 0
 
     def averaged(self) -> dict[str, Tensor]:
         """The weights to use: the moving average where there is one."""
@@ -43,7 +48,7 @@ def kind_of(run_name: str) -> str:
 def save_checkpoint(store: Store, run_name: str, state: TrainState) -> ArtifactRef:
     """Write the state as an artifact named by its step."""
     tensors = {f"model/{name}": value for name, value in state.model.state_dict().items()}
-    scalars: dict[str, Any] = {"step": state.step}
+    scalars: dict[str, Any] = {"step": state.step, "losses": state.losses, "returns": state.returns}
     if state.ema:
         tensors |= {f"ema/{name}": value for name, value in state.ema.shadow.items()}
         scalars["ema_updates"] = state.ema.num_updates
@@ -87,6 +92,7 @@ def load_checkpoint(store: Store, ref: ArtifactRef, state: TrainState) -> None:
     if state.averages:
         state.averages.load(parts["averages"], scalars["step"])
     state.step = scalars["step"]
+    state.losses, state.returns = list(scalars.get("losses", [])), scalars.get("returns", 0)
 
 
 def _lay_like_parameters(optimizer: torch.optim.Optimizer) -> None:

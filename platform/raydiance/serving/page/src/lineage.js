@@ -33,7 +33,7 @@ function entry(link) {
     "SHA-256": link.sha256,
     Code: link.code_version,
     Seeds: Object.entries(link.seeds).map(([name, seed]) => `${name} ${seed}`).join(", "),
-    Run: link.run,
+    Run: link.run_page ? element("a", { href: link.run_page, target: "_blank", rel: "noreferrer" }, link.run) : link.run,
     From: link.parents.join(", "),
   };
   const rows = Object.entries(facts)
