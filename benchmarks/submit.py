@@ -33,6 +33,7 @@ def submit(folder: Path, environment: dict[str, str]) -> dict[str, float]:
     assert process.stderr is not None
     seen: dict[str, float] = {}
     for line in process.stderr:
+        print(line, end="")
         now = time.monotonic() - began
         seen.setdefault("submitted" if line.startswith("submitted") else "first_line", now)
     if process.wait():

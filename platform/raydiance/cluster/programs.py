@@ -14,7 +14,6 @@ from typing import Self
 import httpx
 
 from raydiance.cluster.services import Service
-from raydiance.cluster.session import LOOPBACK_ONLY
 from raydiance.errors import ConfigError
 from raydiance.spec import spec
 
@@ -86,7 +85,6 @@ def ray_head(
         ready,
         {
             **keys,
-            **(LOOPBACK_ONLY if host in LOOPBACK else {}),
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token),
             "RAY_CHDIR_TO_TRIAL_DIR": "0",

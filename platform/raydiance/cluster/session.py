@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from raydiance.config.platform import ClusterSpec
 from raydiance.errors import ClusterError
 
-__all__ = ["LOOPBACK_ONLY", "address_of", "probe", "resources", "session", "settings"]
+__all__ = ["address_of", "probe", "resources", "session", "settings"]
 
 OBJECT_STORE_BYTES = 512 * 2**20  # what we pass is small: artifacts go through the store, not through Ray
 PROBE_TIMEOUT_S = 5.0
@@ -27,7 +27,7 @@ _SETTINGS = {
 }
 
 # for processes that Ray starts, too; and the workers of a training meet on loopback
-LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "GLOO_SOCKET_IFNAME": "lo"}
+_LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "GLOO_SOCKET_IFNAME": "lo"}
 
 
 def address_of(spec: ClusterSpec) -> str:
@@ -116,9 +116,9 @@ def _stay_on_loopback(stay: bool) -> None:
 
     ray_constants.ENABLE_RAY_CLUSTER = not stay
     if stay:
-        os.environ |= LOOPBACK_ONLY
+        os.environ |= _LOOPBACK_ONLY
     else:
-        for name in LOOPBACK_ONLY:
+        for name in _LOOPBACK_ONLY:
             os.environ.pop(name, None)
 
 
