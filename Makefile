@@ -1,12 +1,15 @@
 # make demo    the whole pipeline on the embedded defaults, then one served sample
 # make test    the checks and all tests
+# make chaos   injects faults, again and again, and writes docs/reliability.md (hours; TRIALS=1 for one of each)
 # make check   the checks alone: style, types, layers, configs, README
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test check setup lock clean
+TRIALS ?= 20
+
+.PHONY: demo test chaos check setup lock clean
 .DEFAULT_GOAL := demo
 
 $(STAMP): requirements.lock pyproject.toml
@@ -31,6 +34,9 @@ check: $(STAMP)
 
 test: $(STAMP) check
 	@$(BIN)/python -m pytest --durations=15
+
+chaos: $(STAMP)
+	@PYTHONPATH=. $(BIN)/python -m tests.chaos --trials $(TRIALS)
 
 lock: ## write requirements.lock anew from what is installed in .venv
 	@$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip | sed -E 's/\+cpu$$//' > requirements.lock

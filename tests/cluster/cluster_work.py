@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from tests.support.listeners import listeners
 from torch import Tensor, nn
 
 from raydiance.errors import NonFiniteLossError, TrainingError
@@ -39,7 +40,13 @@ def who_am_i(payload: dict[str, int], worker: Worker) -> dict[str, object]:
     worker.report({"total": float(total)}, checkpoint)
     with worker.progress.task("who", total=1) as task:
         task.update(1)
-    return {"rank": worker.rank, "world_size": worker.world_size, "total": float(total), "pid": os.getpid()}
+    return {
+        "rank": worker.rank,
+        "world_size": worker.world_size,
+        "total": float(total),
+        "pid": os.getpid(),
+        "listens": list(listeners([os.getpid()])),
+    }
 
 
 def diverge(payload: None, worker: Worker) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from cluster_work import die_once, diverge, picky, regress, square, who_am_i
+from tests.support.listeners import beyond_loopback, listeners
 
 from raydiance.cluster.session import session
 from raydiance.cluster.tasks import TaskMap
@@ -51,6 +52,12 @@ def launcher(folder: Path, **settings: object) -> Launcher:
     return Launcher(spec, "test-run", store, NullTracker(), QuietProgress(), NullTracker)
 
 
+def test_nothing_of_a_ray_of_our_own_listens_beyond_loopback(ray_here: None) -> None:
+    found = listeners([os.getpid()])
+    assert len(found) > 5, "Ray listens"
+    assert beyond_loopback(found) == {}
+
+
 def test_map_keeps_the_order_and_passes_errors_on(ray_here: None) -> None:
     tasks = TaskMap(ClusterSpec(address="local", num_tasks=2))
     assert list(tasks(square, range(20))) == [x * x for x in range(20)]
@@ -63,6 +70,7 @@ def test_map_keeps_the_order_and_passes_errors_on(ray_here: None) -> None:
 
 def test_zero_workers_train_in_this_process(tmp_path: Path) -> None:
     result = launcher(tmp_path)(who_am_i, {"base": 1})
+    del result["listens"]
     assert result == {"rank": 0, "world_size": 1, "total": 1.0, "pid": os.getpid()}
 
 
@@ -72,7 +80,9 @@ def test_two_workers_train_as_one_group(ray_here: None, tmp_path: Path) -> None:
     assert (result["rank"], result["world_size"], result["total"]) == (0, 2, 3.0)
     assert result["pid"] != os.getpid()
     assert launch.store.latest("checkpoints/who") is not None
-    assert list((tmp_path / "ray").iterdir()) == [], "Ray's notes are gone when the run is"
+    # where the group's workers meet: torch's store takes no address; a stranger can count there, and no more
+    assert len(beyond_loopback(dict.fromkeys(result["listens"], ""))) == 1
+    assert list((tmp_path / "store/.staging/ray").iterdir()) == [], "Ray's notes are gone when the run is"
 
 
 def test_two_workers_draw_the_loss_curve_of_one(ray_here: None, tmp_path: Path) -> None:
@@ -99,5 +109,7 @@ def test_a_killed_worker_is_replaced(ray_here: None, tmp_path: Path) -> None:
 
 
 def test_more_workers_than_there_is_room_for_are_refused(ray_here: None, tmp_path: Path) -> None:
-    with pytest.raises(ClusterError, match=r"num_workers = 999 needs 999 CPU, but Ray has"):
+    with pytest.raises(
+        ClusterError, match=r"num_workers = 999: 999 x \(1 CPU\) can never be placed, there is room"
+    ):
         launcher(tmp_path, num_workers=999)(who_am_i, {"base": 0})

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from raydiance.cluster.meter import Meter
-from raydiance.cluster.room import refuse_impossible
+from raydiance.cluster.room import fewer_workers, refuse_impossible, room_for
 from raydiance.config import ClusterSpec
 from raydiance.errors import ClusterError
 
@@ -36,6 +36,16 @@ def test_workers_must_fit_node_by_node(
     with pytest.raises(ClusterError, match="can never be placed"):
         refuse_impossible(spec, nodes)
     refuse_impossible(ClusterSpec(num_workers=workers, use_gpu=gpu, grows=True), nodes)
+
+
+@pytest.mark.parametrize(
+    ("least", "room", "left"),
+    [(None, 7, 0), (None, 9, 8), (1, 7, 4), (1, 3, 2), (3, 3, 0), (4, 5, 4), (1, 0, 0)],
+)
+def test_what_is_left_of_eight_workers_shares_their_batch(least: int | None, room: int, left: int) -> None:
+    spec = ClusterSpec(num_workers=8, min_workers=least)
+    assert room_for(spec, [{"CPU": float(room)}]) == room
+    assert fewer_workers(spec, room) == left
 
 
 def test_a_meter_counts_own_time_tasks_and_what_is_held() -> None:

@@ -16,6 +16,7 @@ __all__ = ["Ending", "OnInterrupt", "first_line", "follow", "jobs_client", "show
 
 OnInterrupt = Literal["ask", "stop", "leave"]
 POLL_S = 1.0
+EAGER_S = 0.2  # until the first line is there
 AWAY_S = 120.0  # how long a head that restarts may be gone
 
 
@@ -65,7 +66,7 @@ def follow(
                     return _ending(job_id, info, stream)
             except (OSError, RuntimeError) as error:
                 _give_up(job_id, error, time.monotonic() - heard, away_s)
-            time.sleep(POLL_S)
+            time.sleep(POLL_S if shown else EAGER_S)
         except KeyboardInterrupt:
             if _shall_stop(job_id, on_interrupt, stream):
                 client.stop_job(job_id)

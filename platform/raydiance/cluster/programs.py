@@ -19,9 +19,11 @@ from raydiance.spec import spec
 
 __all__ = [
     "BUCKET",
+    "LOOPBACK",
     "Keys",
     "check_mlflow_passwords",
     "mlflow",
+    "mlflow_login",
     "postgres",
     "postgres_url",
     "ray_head",
@@ -30,6 +32,7 @@ __all__ = [
 ]
 
 BUCKET = "raydiance"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 Ports = Mapping[str, int]
 
 
@@ -73,7 +76,7 @@ def ray_head(
     url = f"http://{host}:{ports['dashboard']}"
 
     def ready() -> bool:
-        return _answers(f"{url}/api/version", token.read_text(encoding="utf-8"))
+        return _answers(f"{url}/api/version", token=token.read_text(encoding="utf-8"))
 
     return Service(
         "ray",
@@ -98,23 +101,52 @@ def mlflow(host: str, ports: Ports, database: str, folder: Path, keys: Mapping[s
     destination = f"s3://{BUCKET}/mlflow" if keys else str(folder / "mlartifacts")
     options = ["--host", host, "--port", str(ports["mlflow"]), "--workers", "1"]
     options += ["--artifacts-destination", destination]
-    if host not in ("127.0.0.1", "localhost", "::1"):
+    secrets_ = {"MLFLOW_FLASK_SERVER_SECRET_KEY": _read_or_make(folder / "mlflow_secret")}
+    if host not in LOOPBACK:
         options += ["--app-name", "basic-auth"]
+        secrets_ |= {"MLFLOW_AUTH_CONFIG_PATH": str(_write_rights(folder))}
     url = f"http://{host}:{ports['mlflow']}"
     return Service(
         "mlflow",
         (sys.executable, "-m", "mlflow", "server", *options),
         url,
-        lambda: _answers(f"{url}/health"),
+        # not /health, which says yes while the database is away
+        lambda: _answers(
+            f"{url}/api/2.0/mlflow/experiments/search?max_results=1", tuple(mlflow_login(host).values())
+        ),
         {
             **keys,
             "MLFLOW_BACKEND_STORE_URI": database,
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-            "MLFLOW_FLASK_SERVER_SECRET_KEY": _read_or_make(folder / "mlflow_secret"),
+            **secrets_,
             "PATH": _path(),
         },
     )
+
+
+def mlflow_login(host: str) -> dict[str, str]:
+    """Name and password of MLflow's first user, where the server asks for them, as clients read them."""
+    if host in LOOPBACK:
+        return {}
+    return {
+        "MLFLOW_TRACKING_USERNAME": os.environ.get("MLFLOW_AUTH_ADMIN_USERNAME", "admin"),
+        "MLFLOW_TRACKING_PASSWORD": os.environ.get("MLFLOW_AUTH_ADMIN_PASSWORD", ""),
+    }
+
+
+def _write_rights(folder: Path) -> Path:
+    """What MLflow allows whom: nothing to those who were given no rights. Its own default lets everybody read."""
+    path = folder / "mlflow_rights.ini"
+    rights = {
+        "default_permission": "NO_PERMISSIONS",
+        "database_uri": f"sqlite:///{folder / 'mlflow_users.db'}",
+        "admin_username": os.environ.get("MLFLOW_AUTH_ADMIN_USERNAME", "admin"),
+        "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
+    }
+    lines = "".join(f"{name} = {value}\n" for name, value in rights.items())
+    path.write_text("[mlflow]\n" + lines, encoding="utf-8")
+    return path
 
 
 def check_mlflow_passwords(host: str) -> None:
@@ -213,10 +245,12 @@ def _read_or_make(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def _answers(url: str, token: str | None = None) -> bool:
+def _answers(url: str, login: tuple[str, ...] = (), *, token: str | None = None) -> bool:
+    """Whether it answers 200, to a name and a password or to a token where it asks for them."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
+    auth = httpx.BasicAuth(*login) if login else None
     try:
-        return httpx.get(url, headers=headers, timeout=2).status_code == 200
+        return httpx.get(url, headers=headers, auth=auth, timeout=2).status_code == 200
     except httpx.HTTPError:
         return False
 

@@ -8,7 +8,7 @@ from raydiance.cluster.session import address_of, probe, session, settings
 from raydiance.config.platform import ClusterSpec
 from raydiance.errors import ClusterError
 
-__all__ = ["nodes_at", "nodes_of", "refuse_impossible"]
+__all__ = ["fewer_workers", "nodes_at", "nodes_joined", "nodes_of", "refuse_impossible", "room_for"]
 
 Node = Mapping[str, float]  # what a node has: {"CPU": 8, "GPU": 1, ...}
 
@@ -21,9 +21,14 @@ def nodes_of(spec: ClusterSpec) -> list[Node]:
     if address == "local":
         return [_this_machine()]
     with session(spec):
-        import ray
+        return nodes_joined()
 
-        return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+def nodes_joined() -> list[Node]:
+    """The living nodes of the Ray that this process has joined."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
 def nodes_at(address: str) -> list[Node]:
@@ -48,11 +53,8 @@ def refuse_impossible(spec: ClusterSpec, nodes: Sequence[Node]) -> None:
     """
     if spec.grows:
         return
-    gpus = {"GPU": 1.0} if spec.use_gpu else {}
-    count, each = spec.num_workers, {"CPU": spec.cpus_per_worker} | gpus
-    if not count:
-        count, each = (1, gpus) if gpus else (0, {})
-    room = sum(_fitting(node, each) for node in nodes) if count else 0
+    count, each = _asked(spec)
+    room = room_for(spec, nodes)
     if room < count:
         asked = ", ".join(f"{amount:g} {name}" for name, amount in each.items())
         there = "; ".join(
@@ -63,6 +65,29 @@ def refuse_impossible(spec: ClusterSpec, nodes: Sequence[Node]) -> None:
             f"for {room} (nodes: {there or 'none'}); ask for less, or say cluster.grows=true where nodes are "
             "added on demand"
         )
+
+
+def room_for(spec: ClusterSpec, nodes: Sequence[Node]) -> int:
+    """How many of the job's workers these nodes can hold together."""
+    count, each = _asked(spec)
+    return sum(_fitting(node, each) for node in nodes) if count else 0
+
+
+def fewer_workers(spec: ClusterSpec, room: int) -> int:
+    """With how many workers a training goes on that has lost some: a divisor of `num_workers`, so that a batch
+    that could be shared still can be. 0: with none.
+    """
+    least = spec.min_workers or spec.num_workers
+    counts = range(min(room, spec.num_workers), least - 1, -1)
+    return next((count for count in counts if spec.num_workers % count == 0), 0)
+
+
+def _asked(spec: ClusterSpec) -> tuple[int, Node]:
+    """How many places the job needs, and what each must have."""
+    gpus = {"GPU": 1.0} if spec.use_gpu else {}
+    if spec.num_workers:
+        return spec.num_workers, {"CPU": spec.cpus_per_worker} | gpus
+    return (1, gpus) if gpus else (0, {})
 
 
 def _fitting(node: Node, each: Node) -> int:

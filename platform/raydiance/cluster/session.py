@@ -26,6 +26,9 @@ _SETTINGS = {
     "RAY_worker_niceness": "0",
 }
 
+# for processes that Ray starts, too; and the workers of a training meet on loopback
+_LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "GLOO_SOCKET_IFNAME": "lo"}
+
 
 def address_of(spec: ClusterSpec) -> str:
     """Where Ray is: the spec's word, else RAYDIANCE_ADDRESS, else "local"."""
@@ -69,6 +72,7 @@ def session(spec: ClusterSpec, *, dashboard: bool = False) -> Iterator[None]:
         probe(address, 6379)
     try:
         if address == "local":
+            _stay_on_loopback(True)
             _start_local(dashboard)
         else:
             ray.init(address=address, logging_level=logging.WARNING)
@@ -79,6 +83,7 @@ def session(spec: ClusterSpec, *, dashboard: bool = False) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+        _stay_on_loopback(False)
 
 
 def _drivers_address(address: str) -> str:
@@ -99,6 +104,22 @@ def resources(spec: ClusterSpec) -> dict[str, float]:
         import ray
 
         return dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
+
+
+def _stay_on_loopback(stay: bool) -> None:
+    """Let a Ray that is started next listen on 127.0.0.1 only, or be open to other nodes as usual.
+
+    Ray has a setting for that, made for systems whose firewalls ask; without it, it puts the machine's own
+    address in the place of 127.0.0.1 wherever that is given, and listens on all.
+    """
+    from ray._private import ray_constants
+
+    ray_constants.ENABLE_RAY_CLUSTER = not stay
+    if stay:
+        os.environ |= _LOOPBACK_ONLY
+    else:
+        for name in _LOOPBACK_ONLY:
+            os.environ.pop(name, None)
 
 
 def _start_local(dashboard: bool) -> None:

@@ -31,7 +31,6 @@ from raydiance.storage import write_json
 __all__ = ["FOLDER", "Line", "Stack", "down", "lines", "open_stack", "up"]
 
 FOLDER = Path("outputs/stack")
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PREFERRED = {"ray": 6379, "dashboard": 8265, "mlflow": 5000, "s3": 9000, "postgres": 5432}
 OTHERS = ("ray_client", "ray_agent", "ray_agent_grpc", "ray_runtime_env", "ray_metrics")
 
@@ -152,6 +151,7 @@ def clients_environment(stack: Stack, folder: Path) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
         **(programs.s3_environment(stack.host, stack.ports, stack.keys) if stack.s3 else {}),
+        **programs.mlflow_login(stack.host),
     }
 
 
@@ -173,7 +173,12 @@ def _waves(stack: Stack, folder: Path) -> Sequence[Sequence[Service]]:
         first,
         [
             programs.ray_head(
-                stack.host, stack.ports, folder / "token", _ray_folder(folder), stack.cpus, keys
+                stack.host,
+                stack.ports,
+                folder / "token",
+                _ray_folder(folder),
+                stack.cpus,
+                keys | programs.mlflow_login(stack.host),
             ),
             programs.mlflow(stack.host, stack.ports, database, folder, keys),
         ],
@@ -181,7 +186,7 @@ def _waves(stack: Stack, folder: Path) -> Sequence[Sequence[Service]]:
 
 
 def _check_host(host: str) -> None:
-    if host in LOOPBACK:
+    if host in programs.LOOPBACK:
         return
     if not os.environ.get("MLFLOW_AUTH_ADMIN_PASSWORD"):
         raise ConfigError(
@@ -189,6 +194,8 @@ def _check_host(host: str) -> None:
             "MLFLOW_AUTH_ADMIN_PASSWORD, or stay on 127.0.0.1"
         )
     programs.check_mlflow_passwords(host)
+    if host in ("0.0.0.0", "::"):
+        raise ConfigError(f"--host {host}: give the one address under which other machines know this one")
 
 
 def _ports(known: Stack | None, *, keep: bool) -> dict[str, int]:

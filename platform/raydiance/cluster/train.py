@@ -7,8 +7,10 @@ insist on its newest, readable or not.
 
 import logging
 import math
+import os
 import secrets
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,17 +19,20 @@ from typing import Any, TypeVar
 from raydiance.cluster.curves import Curves, recording
 from raydiance.cluster.meter import Meter
 from raydiance.cluster.relay import RelayedProgress, shown
+from raydiance.cluster.room import fewer_workers, nodes_joined, refuse_impossible, room_for
 from raydiance.cluster.session import session
 from raydiance.config.platform import ClusterSpec
 from raydiance.errors import ClusterError, RaydianceError
 from raydiance.spec import to_plain
 from raydiance.storage import ArtifactRef, Store, write_json
+from raydiance.storage.local import STAGING
 from raydiance.tracking import NullTracker, Progress, QuietProgress, Tracker, Worker
 
 __all__ = ["Launcher"]
 
 P = TypeVar("P")
 R = TypeVar("R")
+GROWTH_S = 1800.0  # a node that must first be rented and started takes minutes
 
 
 @dataclass(frozen=True)
@@ -67,15 +72,16 @@ class Launcher:
             threads = max(1, math.floor(self.spec.cpus_per_worker))
             work = _Work(train, payload, self.store, self.run_name, threads, self.connect)
             for failures in range(self.spec.max_failures + 1):
+                workers = self._num_workers(replacing=failures > 0)
                 try:
                     with (
                         shown(self.progress, self.run_name),
                         self.meter.reserved(
-                            cpus=self.spec.num_workers * self.spec.cpus_per_worker,
-                            gpus=float(self.spec.num_workers * self.spec.use_gpu),
+                            cpus=workers * self.spec.cpus_per_worker,
+                            gpus=float(workers * self.spec.use_gpu),
                         ),
                     ):
-                        result: R = self._fit(work)
+                        result: R = self._fit(work, workers)
                     return result
                 except _WorkerLostError as lost:
                     if failures == self.spec.max_failures:
@@ -93,7 +99,27 @@ class Launcher:
         tracker = recording(self.tracker, self.curves)
         return Worker(0, 1, device, self.store, tracker, self.progress, lambda metrics, checkpoint: None)
 
-    def _fit(self, work: _Work) -> Any:
+    def _num_workers(self, *, replacing: bool) -> int:
+        """As many as were asked for; after a loss, if no room for them appears in time, perhaps fewer.
+
+        Raises ClusterError, with what is missing, if there is no room.
+        """
+        spec = self.spec
+        if spec.grows:
+            os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(GROWTH_S))
+            return spec.num_workers
+        deadline = time.monotonic() + (spec.replace_s if replacing else 0.0)
+        while (room := room_for(spec, nodes_joined())) < spec.num_workers and time.monotonic() < deadline:
+            time.sleep(1.0)
+        if room >= spec.num_workers:
+            return spec.num_workers
+        if not (replacing and (fewer := fewer_workers(spec, room))):
+            refuse_impossible(spec, nodes_joined())
+            return spec.num_workers  # the missing node has come at this very moment
+        self.tracker.set_tags({"workers": str(fewer)})
+        return fewer
+
+    def _fit(self, work: _Work, num_workers: int) -> Any:
         import ray
         from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig
@@ -101,7 +127,6 @@ class Launcher:
         from raydiance.cluster.trainer import Trainer
 
         resources = {"CPU": self.spec.cpus_per_worker} | ({"GPU": 1.0} if self.spec.use_gpu else {})
-        self._refuse_impossible(ray.cluster_resources(), resources)  # type: ignore[no-untyped-call]
         folder, filesystem = _ray_folder(self.store)
         # A fresh name for each attempt: under a known one Ray would resume from what it kept itself.
         name = f"{self.run_name}-{secrets.token_hex(3)}"
@@ -110,7 +135,7 @@ class Launcher:
             train_loop_config={"work": work},
             torch_config=TorchConfig(backend="nccl" if self.spec.use_gpu else "gloo"),
             scaling_config=ScalingConfig(
-                num_workers=self.spec.num_workers, use_gpu=self.spec.use_gpu, resources_per_worker=resources
+                num_workers=num_workers, use_gpu=self.spec.use_gpu, resources_per_worker=resources
             ),
             run_config=RunConfig(
                 name=name,
@@ -134,15 +159,6 @@ class Launcher:
             raise _cause({0: error.controller_failure}) from error
         finally:
             _remove(folder, filesystem, name)
-
-    def _refuse_impossible(self, there: Mapping[str, float], each: Mapping[str, float]) -> None:
-        for resource, amount in each.items():
-            needed, present = amount * self.spec.num_workers, there.get(resource, 0.0)
-            if needed > present:
-                raise ClusterError(
-                    f"cluster.num_workers = {self.spec.num_workers} needs {needed:g} {resource}, but Ray has "
-                    f"{present:g}; ask for fewer workers or a larger cluster"
-                )
 
 
 class _WorkerLostError(Exception):
@@ -208,9 +224,11 @@ def _cause(failures: Mapping[int, Exception]) -> Exception:
 
 
 def _ray_folder(store: Store) -> tuple[str, Any]:
-    """Where Ray Train keeps its notes: beside a local store, or inside a remote one; all workers see it."""
+    """Where Ray Train keeps its notes: in the store, where all workers see them, and where garbage collection
+    finds those of a driver that was killed.
+    """
     if not store.url.startswith("s3://"):
-        return str(Path(store.url).parent / "ray"), None
+        return str(Path(store.url) / STAGING / "ray"), None
     import fsspec
     import pyarrow.fs
 

@@ -177,6 +177,9 @@ class ClusterSpec:
     `address` is "local" (a Ray of our own for the length of the run), "auto" (the cluster this machine is
     part of) or "host:port" of a cluster's head. 0 workers or 0 tasks: in this process, without Ray.
     A cluster that `grows` adds nodes when they are asked for: no job is refused for want of room.
+
+    Workers that are lost with their node are given `replace_s` for another one to appear; then the training goes
+    on with fewer, if `min_workers` allows that: as many as the cluster has room for and divide `num_workers`.
     """
 
     address: str | None = None
@@ -185,8 +188,16 @@ class ClusterSpec:
     use_gpu: bool = False
     cpus_per_worker: Annotated[float, Gt(0)] = 1.0
     max_failures: Annotated[int, Ge(0)] = 2
+    min_workers: Annotated[int, Ge(1)] | None = None
+    replace_s: Annotated[float, Ge(0)] = 60.0
     grows: bool = False
     retry: RetrySpec = RetrySpec()
+
+    def __post_init__(self) -> None:
+        if self.min_workers is not None and self.min_workers > max(self.num_workers, 1):
+            raise ValueError(
+                f"min_workers = {self.min_workers} is more than num_workers = {self.num_workers}: lower it"
+            )
 
 
 @spec

@@ -10,7 +10,7 @@ from raydiance.errors import ArtifactError, StoreError
 from raydiance.storage.garbage import Garbage, old_folders
 from raydiance.storage.manifest import MANIFEST_NAME, FileEntry, file_sha256
 
-__all__ = ["LocalBackend", "verify_file"]
+__all__ = ["STAGING", "LocalBackend", "verify_file"]
 
 STAGING = ".staging"
 

@@ -1,0 +1,260 @@
+"""Faults of processes, files and disks: F1, F10, F14 and F20, on trainings that take half a second each."""
+
+import functools
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, replace
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from random import Random
+
+from tests.chaos import work
+from tests.chaos.outside import History, committed, contents, history, leftovers, torn
+from tests.chaos.trial import Fault, Trial
+from tests.chaos.work import PHASES, Plan
+from tests.conftest import ROOT
+from tests.training.toys import NUM_ITEMS
+
+from raydiance.storage import Store
+
+__all__ = ["FAULTS", "HERE", "damaged_checkpoint", "each_once", "follow_up", "run", "start"]
+
+DAMAGES = ("truncated", "emptied", "bit flipped", "files swapped", "deleted", "another run's manifest")
+NUM_CHECKPOINTS = 6  # of a Plan as it comes
+BOUND_S = 60.0
+HERE = {"PYTHONPATH": os.pathsep.join([str(ROOT / "platform"), str(ROOT)]), "OMP_NUM_THREADS": "1"}
+
+
+def start(function: object, *arguments: object) -> BaseProcess:
+    """A process of its own, forked from one that has torch loaded but has never used it."""
+    os.environ |= HERE  # of the process that is forked from, which would not find what it is to load
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.chaos.work", "torch._dynamo"])
+    process = context.Process(target=function, args=arguments)
+    process.start()
+    return process
+
+
+def run(plan: Plan) -> int | None:
+    """One attempt, to its end: the exit status; negative: the signal that ended it."""
+    process = start(work.train_here, plan)
+    process.join(BOUND_S)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+        return None
+    return process.exitcode
+
+
+@functools.cache
+def golden() -> History:
+    """A training that nothing happened to."""
+    with tempfile.TemporaryDirectory(prefix="raydiance-golden-") as folder:
+        plan = Plan(store=f"{folder}/store", log=f"{folder}/log")
+        assert run(plan) == 0
+        return history(plan.log)
+
+
+def follow_up(trial: Trial, plan: Plan, status: int | None) -> Trial:
+    """Fill in what must hold after a training that was broken off has been run to its end."""
+    objects, seen = contents(plan.store, "checkpoints"), history(plan.log)
+    store = Store.open(plan.store)
+    store.collect(store.garbage(0.0))
+    trial.lost_steps, trial.recovery_s = seen.lost_steps, seen.recovery_s
+    trial.held |= {
+        "I1": not torn(objects) and len(committed(objects)) >= 1,
+        "I2": seen.lost_steps <= plan.checkpoint_every,
+        "I3": seen.repeated_exactly() and (seen.final, seen.exact.keys()) == _end(plan),
+        "I4": each_once(seen),
+        "I8": seen.recovery_s < BOUND_S,
+        "I9": not leftovers(contents(plan.store)),
+        "I10": status == 0,
+    }
+    return trial
+
+
+def each_once(seen: History) -> bool:
+    return seen.each_item_once(NUM_ITEMS)
+
+
+def _end(plan: Plan) -> tuple[str | None, object]:
+    undisturbed = golden()
+    return undisturbed.final, undisturbed.exact.keys()
+
+
+def killed_training(phase: str, random: Random, folder: Path) -> Trial:
+    """F1: SIGKILL at a point within a step or a checkpoint, or at any moment; then the same command again."""
+    plan = Plan(store=str(folder / "store"), log=str(folder / "log"))
+    if phase == "any moment":
+        status = _kill_at_any_moment(replace(plan, pause_s=0.02), random)
+    else:
+        last = plan.steps if phase == "compute" else NUM_CHECKPOINTS
+        status = run(replace(plan, kill=(phase, random.randrange(last))))
+    trial = Trial("F1", phase, 0)
+    trial.held["killed"] = status == -signal.SIGKILL
+    trial.held["I1 at once"] = not torn(contents(plan.store))
+    return follow_up(trial, plan, run(plan))
+
+
+def _kill_at_any_moment(plan: Plan, random: Random) -> int | None:
+    process = start(work.train_here, plan)
+    while not Path(plan.log + ".0").exists() and process.is_alive():
+        time.sleep(0.005)
+    time.sleep(random.uniform(0, plan.steps * plan.pause_s))
+    process.kill()
+    process.join()
+    return process.exitcode
+
+
+def damaged_checkpoint(phase: str, random: Random, folder: Path, *, unchecked: bool = False) -> Trial:
+    """F14: the newest checkpoint of a training that was killed is damaged; then the same command again."""
+    plan = Plan(store=str(folder / "store"), log=str(folder / "log"))
+    run(replace(plan, kill=("compute", random.randrange(15, plan.steps))))
+    root = Path(plan.store)
+    older, newest = (root / key for key in list(committed(contents(plan.store)))[-2:])
+    damage(phase, newest, older, random, folder)
+    trial = Trial("F14", phase, 0)
+    trial.held["damaged"] = phase == "deleted" or bool(torn(contents(plan.store)))
+    status = run_unchecked(plan) if unchecked else run(plan)
+    kept = committed(contents(plan.store))
+    follow_up(trial, plan, status)
+    intervals = 3 if phase == "files swapped" else 2  # one more for each checkpoint that is damaged
+    trial.held["I2"] = (trial.lost_steps or 0) <= intervals * plan.checkpoint_every
+    trial.held["I1"] = set(torn(contents(plan.store))) <= {
+        f"{newest.relative_to(root)}/{entry['name']}"
+        for entry in kept.get(str(newest.relative_to(root)), {"files": []})["files"]
+    }
+    return trial
+
+
+def damage(how: str, newest: Path, older: Path, random: Random, folder: Path) -> None:
+    """Do to the newest checkpoint what a disk or a person might."""
+    tensors = newest / "state.safetensors"
+    content = bytearray(tensors.read_bytes())
+    if how == "truncated":
+        tensors.write_bytes(content[: random.randrange(1, len(content))])
+    elif how == "emptied":
+        tensors.write_bytes(b"")
+    elif how == "bit flipped":
+        header = 8 + int.from_bytes(content[:8], "little")
+        content[random.randrange(header, len(content))] ^= 1 << random.randrange(8)
+        tensors.write_bytes(content)
+    elif how == "files swapped":
+        other = (older / "state.safetensors").read_bytes()
+        (older / "state.safetensors").write_bytes(content)
+        tensors.write_bytes(other)
+    elif how == "deleted":
+        shutil.rmtree(newest)
+    else:
+        other_plan = Plan(store=str(folder / "other"), log=str(folder / "other.log"), steps=7)
+        run(replace(other_plan, width=8))
+        (foreign,) = committed(contents(other_plan.store))
+        shutil.copy(Path(other_plan.store) / foreign / "manifest.json", newest)
+
+
+def run_unchecked(plan: Plan) -> int | None:
+    """An attempt by a program that takes every file as it is: to see that the checks above see."""
+    process = start(_train_unchecked, plan)
+    process.join(BOUND_S)
+    return process.exitcode
+
+
+def _train_unchecked(plan: Plan) -> None:
+    from raydiance.storage import local
+
+    local.verify_file = lambda path, entry, name: None
+    work.train_here(plan)
+
+
+def two_trainers(phase: str, random: Random, folder: Path) -> Trial:
+    """F20: the same run twice at the same time."""
+    plan = Plan(store=str(folder / "store"), log=str(folder / "log-a"), pause_s=0.005)
+    other = replace(plan, log=str(folder / "log-b"))
+    processes = [start(work.train_here, each) for each in (plan, other)]
+    for process in processes:
+        process.join(BOUND_S)
+    trial = Trial("F20", phase, 0)
+    objects, ends = contents(plan.store), [history(each.log) for each in (plan, other)]
+    trial.held |= {
+        "I1": not torn(objects),
+        "I3": {end.final for end in ends} == {golden().final},
+        "I4": all(each_once(end) for end in ends),
+        "I10": [process.exitcode for process in processes] == [0, 0],
+    }
+    return trial
+
+
+def full_disk(phase: str, random: Random, folder: Path) -> Trial:
+    """F10: no room for the next checkpoint, on a tmpfs in a mount namespace; then room, and the same command
+    again.
+    """
+    plan = Plan(store=str(folder / "disk" / "store"), log=str(folder / "log"))
+    (folder / "disk").mkdir()
+    inside = [sys.executable, "-m", "tests.chaos.full_disk", json.dumps(asdict(plan))]
+    script = f"mount -t tmpfs -o size=256k none {folder}/disk && exec {' '.join(map(_quoted, inside))}"
+    become = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--mount", "--map-root-user"]
+    done = subprocess.run(
+        [*become, "sh", "-c", script],
+        cwd=ROOT,
+        env=os.environ | HERE,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    trial = Trial("F10", phase, 0, note=done.stderr[-400:])
+    if done.returncode == 0:
+        trial.held |= json.loads(done.stdout.splitlines()[-1])
+        seen = history(plan.log)
+        trial.lost_steps, trial.note = seen.lost_steps, ""
+        trial.held |= {
+            "I2": seen.lost_steps <= plan.checkpoint_every,
+            "I3": seen.repeated_exactly() and seen.final == golden().final,
+            "I4": each_once(seen),
+        }
+    else:
+        trial.held["I10"] = False
+    return trial
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+FAULTS = (
+    Fault(
+        "F1",
+        "training killed (SIGKILL)",
+        "The same command goes on from the last committed checkpoint, to the same bits.",
+        (*PHASES, "any moment"),
+        killed_training,
+    ),
+    Fault(
+        "F10",
+        "local disk full",
+        "Exit status 1 and one line with the place and the remedy; older checkpoints stay readable.",
+        ("store",),
+        full_disk,
+    ),
+    Fault(
+        "F14",
+        "newest checkpoint damaged",
+        "It is passed over, with a warning that names file, expected and found; the one before it is used.",
+        DAMAGES,
+        damaged_checkpoint,
+    ),
+    Fault(
+        "F20",
+        "the same run twice at once",
+        "Both end well with the same bits; neither sees half of the other's files.",
+        ("two trainers",),
+        two_trainers,
+    ),
+)

@@ -1,0 +1,82 @@
+"""A Ray of several nodes on this machine, each of which can be taken away by itself."""
+
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+from tests.conftest import ROOT, accepts, free_port, running
+
+__all__ = ["Cluster"]
+
+
+class Cluster:
+    """A head with one core, and nodes with one core each; all of them ask for a token."""
+
+    def __init__(self) -> None:
+        self._stack, self._nodes = ExitStack(), dict[str, int]()
+        self.folder = Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))  # Ray's sockets want short names
+        self.port, self.dashboard = free_port(), free_port()
+        self.address = f"127.0.0.1:{self.port}"
+
+    def environment(self) -> dict[str, str]:
+        """What drivers and nodes need to be part of it."""
+        token = self.folder / "token"
+        if not token.exists():
+            token.write_text(secrets.token_hex(32))
+            token.chmod(0o600)
+        return {
+            "RAY_ADDRESS": self.address,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(token),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_CHDIR_TO_TRIAL_DIR": "0",
+            "RAY_worker_niceness": "0",
+            "PYTHONPATH": os.pathsep.join([str(ROOT / "platform"), str(ROOT)]),
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def __enter__(self) -> Self:
+        head = [f"--port={self.port}", "--head", f"--dashboard-port={self.dashboard}"]
+        self._begin("head", [*head, f"--temp-dir={self.folder / 'ray'}"], self.dashboard)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for name in list(self._nodes):
+            self.kill(name)
+        with suppress(OSError):
+            self._stack.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def add(self, name: str) -> None:
+        """Start a node; it has joined when its agent answers."""
+        agent = free_port()
+        self._begin(name, [f"--address={self.address}", f"--dashboard-agent-listen-port={agent}"], agent)
+
+    def kill(self, name: str, *, only_raylet: bool = False) -> None:
+        """SIGKILL: the node's raylet alone, as when it crashes, or all of its processes, as when power fails."""
+        pid = self._nodes.pop(name)
+        family = psutil.Process(pid).children(recursive=True) if psutil.pid_exists(pid) else []
+        chosen = [each for each in family if not only_raylet or each.name() == "raylet"]
+        for process in chosen:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    def _begin(self, name: str, options: list[str], port: int) -> None:
+        ray = str(Path(sys.executable).with_name("ray"))
+        command = [ray, "start", "--block", "--num-cpus=1", "--node-ip-address=127.0.0.1", *options]
+        command += ["--object-store-memory=134217728", "--disable-usage-stats"]
+        log = self.folder / f"{name}.log"
+        environment = {
+            k: v for k, v in self.environment().items() if k != "RAY_ADDRESS"
+        }  # that is for drivers
+        server = running(command, log, lambda: accepts(port), timeout_s=120, environment=environment)
+        self._nodes[name] = self._stack.enter_context(server)

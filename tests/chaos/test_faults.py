@@ -1,0 +1,53 @@
+"""One trial of each fault that is over in seconds; `make chaos` does them all, and many times."""
+
+import os
+from pathlib import Path
+from random import Random
+
+import pytest
+from tests.chaos import on_ceph, on_processes
+from tests.chaos.on_processes import damaged_checkpoint
+from tests.chaos.trial import Fault, Trial, table
+
+CHEAP = [
+    pytest.param(fault, phase, id=f"{fault.name}-{phase}")
+    for fault in on_processes.FAULTS
+    for phase in (fault.phases[-1:] if fault.name == "F1" else fault.phases[:3])
+]
+
+
+@pytest.mark.parametrize(("fault", "phase"), CHEAP)
+def test_what_must_hold_holds(fault: Fault, phase: str, tmp_path: Path) -> None:
+    tmp_path.chmod(0o711)
+    trial = fault.trial(phase, Random(0), tmp_path)
+    assert trial.passed, trial
+
+
+def test_the_checks_see_a_flipped_bit_where_nobody_looks(tmp_path: Path) -> None:
+    """A program that takes every file as it is goes on from wrong numbers, and this must be seen."""
+    trial = damaged_checkpoint("bit flipped", Random(0), tmp_path, unchecked=True)
+    assert not trial.held["I3"], trial
+
+
+@pytest.mark.needs("radosgw")
+@pytest.mark.skipif(os.geteuid() != 0, reason="Ceph's disk is made as root")
+@pytest.mark.slow
+def test_on_ceph_one_of_eight_writers_wins_and_a_killed_training_goes_on(tmp_path: Path) -> None:
+    """A server with create-only PUT (20 s): the one that rclone's is not."""
+    for fault in on_ceph.FAULTS:
+        if not fault.dear:
+            folder = tmp_path / fault.name.lower()
+            folder.mkdir()
+            trial = fault.trial(fault.phases[-1], Random(0), folder)
+            assert trial.passed, trial
+
+
+def test_a_table_counts_what_failed() -> None:
+    fault = Fault("F1", "killed", "", ("a", "b"), lambda phase, random, folder: Trial("F1", phase, 0))
+    good, bad = (
+        Trial("F1", "a", 0, {"I1": True}, 3, 2.0),
+        Trial("F1", "a", 1, {"I1": True, "I10": False}, 7, 4.0),
+    )
+    row = table([fault], [good, bad]).splitlines()[-1]
+    assert row == "| F1 killed | a | 2, 1 | - | I1 I10 | 7 | 3.0 (4.0) |"
+    assert "| a | 1, 0 | <= 100% |" in table([fault], [good])
