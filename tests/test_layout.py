@@ -19,7 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # framework -> the places under platform/raydiance that may import it
 GUESTS = {
     "ray": ("cluster", "tuning", "serving"),
-    "mlflow": ("tracking/mlflow.py", "tracking/history.py"),
+    "mlflow": ("tracking/mlflow_client.py", "tracking/history.py"),
     "hydra": ("config",),
     "omegaconf": ("config",),
     "pydantic": ("config", "serving/schema.py", "serving/uploads.py"),

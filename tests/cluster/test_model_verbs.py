@@ -9,7 +9,8 @@ from raydiance.cli.registry import promote_model, roll_back_model
 from raydiance.cli.trace import print_trace
 from raydiance.errors import ArtifactError, TrackingError
 from raydiance.storage import Store
-from raydiance.tracking.mlflow import open_registry, open_tracker
+from raydiance.tracking.mlflow import open_tracker
+from raydiance.tracking.mlflow_registry import open_registry
 
 # MLflow's own use of SQLAlchemy 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+import torch
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
@@ -12,19 +13,41 @@ from raydiance.config import compose, load_params, project_folder, validate, wri
 from raydiance.config.experiment import Experiment
 from raydiance.config.explain import explain, paths
 from raydiance.errors import ConfigError
+from raydiance.models import Autodecoder, UNet
 from raydiance.spec import spec, to_plain
 
 CONFIGS = project_folder() / "configs"
 EXPERIMENTS = sorted(file.stem for file in (CONFIGS / "experiment").glob("*.yaml"))
-SIZES = sorted(file.stem for file in (CONFIGS / "size").glob("*.yaml"))
+PRESETS = sorted((file.parent.name, file.stem) for file in (CONFIGS / "preset").glob("*/*.yaml"))
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_composes_in_every_size(name: str, size: str) -> None:
+def test_every_experiment_has_the_sizes_that_work_is_done_in() -> None:
+    assert set(PRESETS) >= {(name, size) for name in EXPERIMENTS for size in ("micro", "tiny", "small")}
+    assert {size for _, size in PRESETS} == {file.stem for file in (CONFIGS / "size").glob("*.yaml")}
+
+
+@pytest.mark.parametrize(("name", "size"), PRESETS)
+def test_every_experiment_composes_in_each_of_its_sizes(name: str, size: str) -> None:
     experiment = compose([f"experiment={name}", f"size={size}"])
     assert (experiment.name, experiment.size) == (name, size)
     assert validate(to_plain(experiment)) == experiment
+
+
+def test_a_size_that_an_experiment_does_not_have_is_named() -> None:
+    with pytest.raises(ConfigError, match="size = 'paper': no such choice"):
+        compose(["experiment=digits", "size=paper"])
+
+
+def test_the_size_paper_has_the_published_number_of_weights() -> None:
+    """55 million in G1 and G2 (Ntavelis et al. 2023, Appendix B); ours has no block at 4^3, so a little fewer."""
+    experiment = compose(["size=paper"])
+    assert experiment.kind == "latent"
+    with torch.device("meta"):
+        autodecoder = Autodecoder(experiment.train_autodecoder.model, num_objects=1)
+        denoiser = UNet(experiment.train_diffusion.model)
+    networks = autodecoder.generator, autodecoder.decoder
+    assert 52e6 < sum(weight.numel() for network in networks for weight in network.parameters()) < 56e6
+    assert denoiser.stem.weight.shape[0] == 384  # 128 x 3 channels at 8^3
 
 
 def test_an_override_sets_what_only_the_spec_knows() -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from operator import mul
 from typing import Any
 
 import pytest
@@ -82,3 +83,17 @@ def test_what_a_plan_knows_of_itself() -> None:
 def test_a_row_may_not_be_infinite() -> None:
     with pytest.raises(ConfigError, match="not finite"):
         SamplingPlan("odd", 1, 1.0, (Row(1.0, Form(float("inf")), commit=Form()),))
+
+
+def test_a_mean_is_reached_from_point_to_point() -> None:
+    """Weights that sum to one have shares, unless the way would lead far beyond its ends."""
+    assert Form(0.2, (1.2, -0.4)).shares == pytest.approx((-0.5, 0.2))
+    for form in (Form(1.0, (0.3, -0.3)), Form(0.2, (1.2,)), Form(0.2, (1.0, -0.99, 0.79)), Form(0.5)):
+        assert form.shares == ()
+    for row in plans.unipc(LINEAR, grids.trailing(LINEAR, 20)).rows:
+        assert row.commit is not None and row.commit.shares
+        points = (3.0, -1.0, 0.5)[: len(row.commit.history)]
+        reached = points[0]
+        for share, point in zip(row.commit.shares, (*points[1:], 7.0)):
+            reached += share * (point - reached)
+        assert reached == pytest.approx(row.commit.x * 7.0 + sum(map(mul, row.commit.history, points)))

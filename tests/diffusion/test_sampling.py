@@ -5,10 +5,22 @@ alone.
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from raydiance.diffusion import PlanBatch, SamplingPlan, grids, mixtures, plans, sample, schedules
+from raydiance.diffusion import (
+    PlanBatch,
+    SamplingPlan,
+    grids,
+    mixtures,
+    plans,
+    preconditioning,
+    sample,
+    schedules,
+)
 from raydiance.diffusion.sampling import Step
 from raydiance.errors import ConfigError
+from raydiance.models import UNet, UNetSpec
 
 LINEAR = schedules.linear()
 EDM = schedules.edm()
@@ -184,3 +196,33 @@ def test_previews_end_at_the_sample() -> None:
     errors = [float((preview - x_0).norm()) for preview in previews]
     assert errors[-1] < 1e-9
     assert errors[0] > 10 * errors[-3]
+
+
+class _Moves(TorchDispatchMode):
+    """Notes each operation that reads from another device than "meta", or waits for a value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        out = func(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, Tensor)]
+        if any(tensor.device.type != "meta" and tensor.ndim > 0 for tensor in tensors) or "scalar" in str(
+            func
+        ):
+            self.found.append(str(func))
+        return out
+
+
+def test_nothing_goes_to_or_from_the_device_while_a_loop_runs() -> None:
+    """So that it can be captured in a CUDA graph; "meta" stands for a device that is not the CPU's memory."""
+    shape = UNetSpec(dims=1, in_channels=8, out_channels=8, channels=8, multipliers=(1,), attention_levels=())
+    network = UNet(shape)
+    predict_noise = preconditioning.discrete_epsilon("linear").noise_predictor(network.to("meta"))
+    for plan in (each for each in unlike_plans() if not each.is_stochastic):
+        x = plan.start(torch.empty(2, 8, 8, device="meta"))
+        sample(predict_noise, plan, x)  # brings the schedule's table there
+        with torch.inference_mode(), _Moves() as moves:
+            sample(predict_noise, plan, x)
+        assert moves.found == [], plan.name

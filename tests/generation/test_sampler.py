@@ -65,6 +65,18 @@ def test_the_condition_reaches_the_network(bundle: Bundle) -> None:
     assert not torch.allclose(first[0], first[1], atol=1e-3)
 
 
+def test_guidance_goes_beyond_the_class_by_as_much_as_it_says(bundle: Bundle) -> None:
+    """One Euler step is linear in the predicted noise, so samples lie on a line."""
+    plan, told = bundle.plan("ddim-1"), torch.tensor([0, 2])
+    unconditional = generate_latents(bundle, [1, 2], plan)
+    conditional, guided = (
+        generate_latents(bundle, [1, 2], plan, condition=told, guidance=scale) for scale in (1.0, 3.0)
+    )
+    assert not torch.allclose(conditional, unconditional, atol=1e-3)
+    expected = unconditional + 3 * (conditional - unconditional)
+    torch.testing.assert_close(guided, expected, rtol=1e-3, atol=1e-2)
+
+
 def test_the_callback_counts_samples(bundle: Bundle) -> None:
     seen: list[int] = []
     generate_latents(bundle, range(5), bundle.plan("fast"), batch_size=2, callback=seen.append)

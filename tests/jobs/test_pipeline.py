@@ -8,7 +8,7 @@ import yaml
 from raydiance.config import LatentExperiment, project_folder
 from raydiance.config.experiment import KINDS
 from raydiance.config.explain import paths
-from raydiance.config.stages import STAGES, Stages
+from raydiance.config.stages import ASIDE, STAGES, Stages
 
 ROOT = project_folder()
 LATENT = STAGES["latent"]  # the stages of dvc.yaml
@@ -17,7 +17,8 @@ PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 
 
 def test_each_stage_has_a_job_and_each_job_is_a_stage() -> None:
-    assert {path.stem for path in JOBS} == {stage for stages in STAGES.values() for stage in stages}
+    known = [*STAGES.values(), *ASIDE.values()]
+    assert {path.stem for path in JOBS} == {stage for stages in known for stage in stages}
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
@@ -38,6 +39,12 @@ def test_a_stage_reads_only_earlier_ones(stages: Stages) -> None:
     order = list(stages)
     for stage, inputs in stages.items():
         assert all(order.index(name) < order.index(stage) for name in inputs), stage
+
+
+def test_a_job_beside_the_way_reads_stages_and_has_settings() -> None:
+    for kind, jobs in ASIDE.items():
+        assert set(jobs) <= {path.split(".")[0] for path in paths(KINDS[kind])} - set(STAGES[kind])
+        assert {name for inputs in jobs.values() for name in inputs} <= set(STAGES[kind])
 
 
 def test_dvc_knows_the_same_stages_inputs_and_settings() -> None:

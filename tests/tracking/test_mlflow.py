@@ -22,7 +22,8 @@ from mlflow import MlflowClient
 from raydiance.errors import TrackingError
 from raydiance.storage import Store
 from raydiance.tracking import Tracker
-from raydiance.tracking.mlflow import MlflowTracker, open_registry, open_tracker
+from raydiance.tracking.mlflow import MlflowTracker, open_tracker
+from raydiance.tracking.mlflow_registry import open_registry
 
 matplotlib.use("Agg")
 

@@ -18,10 +18,11 @@ def ball(colour: tuple[float, float, float], radius: float, resolution: int = 32
     return torch.cat([density[..., None], torch.tensor(colour).expand(*density.shape, 3)], dim=-1)[None]
 
 
-def balls(store: Store, size: int = 16) -> Artifact:
-    """Three balls as an artifact of kind "views"; view 2 is held out."""
+def balls(store: Store, size: int = 16, *, kept_back: int = 0) -> Artifact:
+    """Three balls as an artifact of kind "views"; view 2 is held out, and of the balls the last `kept_back`."""
     cameras = spiral_cameras(5, size=size, radius=2.8, fov_degrees=42.0)
-    objects = tuple(ViewedObject(f"ball-{i}", f"kind-{i % 2}", "train") for i in range(len(COLOURS)))
+    splits = ["train"] * (len(COLOURS) - kept_back) + ["test"] * kept_back
+    objects = tuple(ViewedObject(f"ball-{i}", f"kind-{i % 2}", split) for i, split in enumerate(splits))
 
     def views(i: int) -> ViewArrays:
         seen = render_views(VoxelField(ball(COLOURS[i], 0.5 + 0.1 * i)), cameras, background=0.0)

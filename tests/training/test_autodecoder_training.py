@@ -12,6 +12,8 @@ from raydiance.tracking import MemoryTracker, local_run
 from raydiance.training import (
     AutodecoderLosses,
     AutodecoderTraining,
+    Batch,
+    DiffusionObjective,
     DiffusionTraining,
     LoopSpec,
     train_autodecoder,
@@ -129,6 +131,26 @@ def test_denoiser_learns_and_shows_samples(trained):
     unet = read_unet(artifact.path("spec.json"), artifact.path("weights.safetensors"))
     assert unet.spec == DENOISER.model
     assert trained["denoiser"].metrics["denoising_loss"] < 2
+
+
+def test_a_share_of_the_samples_is_not_told_its_class():
+    model = dataclasses.replace(DENOISER.model, num_classes=2)
+    latents, labels = torch.zeros(4, 4, 4, 4, 4), torch.tensor([0, 1, 0, 1])
+
+    def told(share: float) -> torch.Tensor:
+        training = dataclasses.replace(DENOISER, model=model, drop_condition=share)
+        seen: list[torch.Tensor] = []
+        objective = DiffusionObjective(training, latents, 0, labels=labels)
+        objective.model.register_forward_pre_hook(
+            lambda _, args, kwargs: seen.append(kwargs["condition"]), with_kwargs=True
+        )
+        objective(Batch(0, 3, range(64), 64))
+        return seen[0]
+
+    whole, none, half = told(0.0), told(1.0), told(0.5)
+    assert (none == 2).all() and set(whole.tolist()) == {0, 1}
+    assert ((half == 2) | (half == whole)).all()  # the same samples otherwise
+    assert 16 < int((half == 2).sum()) < 48
 
 
 def test_same_seed_same_weights(trained):

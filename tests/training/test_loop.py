@@ -6,7 +6,7 @@ import torch
 from tests.training.toys import Toy, loop, losses, worker
 from torch import nn
 
-from raydiance.errors import NonFiniteLossError, TrainingError
+from raydiance.errors import ConfigError, NonFiniteLossError, TrainingError
 from raydiance.storage import Store
 from raydiance.training import Batch, Checkpoints, fit, start
 from raydiance.training.loop import learning_rate_factor
@@ -103,6 +103,62 @@ def test_infinite_loss_names_step_and_last_good_checkpoint(store):
     Checkpoints(store, "toy").restore(state)
     assert state.step == 7
     assert all(value.isfinite().all() for value in state.model.state_dict().values())
+
+
+def test_a_batch_in_parts_takes_the_step_of_the_whole_batch(store):
+    def run(name: str, parts: int):
+        w = worker(store)
+        return fit(Toy(), loop(accumulate=parts), worker=w, run_name=name, seed=1), losses(w.tracker)
+
+    (whole, curve), (split, same) = run("whole", 1), run("split", 4)
+    assert same == pytest.approx(curve, rel=1e-4)
+    for a, b in zip(whole.model.state_dict().values(), split.model.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ConfigError, match="accumulate = 3"):
+        run("uneven", 3)
+
+
+class Stumbling(Toy):
+    """One whose loss is bad, once or twice, the first times that it comes to a step."""
+
+    def __init__(self, step: int, factors: list[float]) -> None:
+        super().__init__()
+        self.at, self.factors = step, list(factors)
+
+    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+        terms = super().forward(batch)
+        bad = batch.step == self.at and self.factors
+        return {"loss": terms["loss"] * self.factors.pop(0)} if bad else terms
+
+
+def test_after_a_stumble_it_goes_on_from_the_last_good_checkpoint_with_other_noise(store):
+    def run(name: str, objective: Toy, **changes: object):
+        w = worker(store)
+        state = fit(objective, loop(**changes), worker=w, run_name=name, seed=1)
+        return state, losses(w.tracker)
+
+    (_, straight), (state, curve) = run("a", Toy()), run("b", Stumbling(9, [float("nan")]))
+    assert (state.step, state.returns) == (20, 1)
+    assert curve[:9] == straight[:9] and len(curve) == 9 + 20 - 7
+    assert curve[9:11] != curve[7:9]  # steps 7 and 8 again, with other noise
+    assert all(value.isfinite().all() for value in state.model.state_dict().values())
+    state, _ = run("c", Stumbling(60, [50.0]), steps=70, max_spike=20.0)
+    assert (state.step, state.returns) == (70, 1)
+    state, _ = run("d", Stumbling(60, [50.0]), steps=70)
+    assert state.returns == 0
+    with pytest.raises(NonFiniteLossError, match="step 9"):
+        run("e", Stumbling(9, [float("inf")] * 3))
+
+
+def test_a_return_is_remembered_by_the_checkpoints_behind_it(store):
+    def run(name: str, objective: Toy, steps: int):
+        w = worker(store)
+        return fit(objective, loop(steps=steps, decay="constant"), worker=w, run_name=name, seed=1)
+
+    whole = run("a", Stumbling(9, [float("nan")]), 20)
+    run("b", Stumbling(9, [float("nan")]), 15)
+    resumed = run("b", Toy(), 20)
+    assert (resumed.returns, resumed.losses) == (1, whole.losses)
 
 
 def test_a_checkpoint_of_another_network_is_refused(store):

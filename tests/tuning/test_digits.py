@@ -9,17 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from mlflow import MlflowClient
 
-from raydiance.config import DigitsExperiment, compose, project_folder
+from raydiance.cluster.tasks import TaskMap
+from raydiance.config import ClusterSpec, DigitsExperiment, compose, project_folder
 from raydiance.data.digits import digits
 from raydiance.diffusion import plans, preconditioning, sample, schedules
 from raydiance.generation import sampler_table
-from raydiance.generation.assemble import read_latents
+from raydiance.generation.assemble import read_latents, read_plans
 from raydiance.models import read_unet
 from raydiance.storage import Artifact, Store
-from raydiance.tracking import MemoryTracker, local_run
+from raydiance.tracking import MemoryTracker, local_run, serial_map
 from raydiance.training import train_diffusion
-from raydiance.tuning import tune
 
 MICRO = compose(["experiment=digits", "size=micro"])
 assert isinstance(MICRO, DigitsExperiment)
@@ -65,19 +66,6 @@ def test_a_denoiser_says_what_it_is_and_predicts_noise(made: tuple[Store, dict[s
         assert drawn.shape == (4, 8, 8) and bool(drawn.isfinite().all())
 
 
-@pytest.mark.slow
-def test_plans_are_searched_for_as_for_any_denoiser(
-    ray_here: None, made: tuple[Store, dict[str, Artifact]]
-) -> None:
-    store, artifacts = made
-    inputs = {stage: artifacts[stage] for stage in ("train_diffusion", "digits")}
-    found = tune(MICRO.tune, local_run(store, name="tune", inputs=inputs)).artifact
-    texts = {name: found.path(f"plans/{name}.json").read_text() for name in ("draft", "best", "learned-2")}
-    named = {name: plans.from_json(text) for name, text in texts.items()}
-    assert named["draft"].nfe <= MICRO.tune.draft_nfe and named["best"].nfe <= max(MICRO.tune.nfe)
-    assert named["learned-2"].nfe == 2
-
-
 def test_a_table_fills_its_cells_once(made: tuple[Store, dict[str, Artifact]]) -> None:
     store, artifacts = made
     schedule = schedules.linear()
@@ -112,24 +100,67 @@ def test_a_table_fills_its_cells_once(made: tuple[Store, dict[str, Artifact]]) -
 
 
 @pytest.mark.slow
-def test_the_stages_run_from_the_command_line(tmp_path: Path) -> None:
+def test_cells_that_are_spread_over_ray_are_those_of_one_process(
+    ray_here: None, made: tuple[Store, dict[str, Artifact]]
+) -> None:
+    store, artifacts = made
+    with store.create("plans", "none") as draft:
+        draft.path("plans/ddim-4.json").write_text(
+            plans.build("ddim", schedules.linear(), "leading", 4).to_json()
+        )
+    spec = replace(MICRO.sampler_table, methods=("F-PNDM",), eta_steps=(), steps=(4, 6))
+    tables = []
+    for spread in (serial_map, TaskMap(ClusterSpec(address="local", num_tasks=2))):
+        run = local_run(store, name="table", inputs=artifacts | {"tune": draft.artifact}, seed=1, map=spread)
+        cells = sampler_table(spec, run).artifact.read_json("cells.json")["cells"]
+        tables.append([(cell["method"], cell["steps"], cell["frechet"], cell["spread"]) for cell in cells])
+        for ref in store.list("cells"):
+            store.delete(ref)
+    assert tables[0] == tables[1] and len(tables[0]) == 5
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
+def test_the_pipeline_runs_the_stages_of_digits_once(tmp_path: Path) -> None:
+    """Half a minute: five processes, one of them with a search on Ray, and their record in MLflow."""
     environment = os.environ | {
         "PYTHONPATH": str(project_folder() / "platform"),
         "RAYDIANCE_STORE": str(tmp_path / "store"),
+        "RAYDIANCE_TRACKING": f"sqlite:///{tmp_path}/mlflow.db",
     }
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "raydiance.cli", "run", *arguments]
-        settings = ["experiment=digits", "size=micro", "tracking.kind=none"]
+    def raydiance(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "raydiance.cli", *arguments, "experiment=digits", "size=micro"]
         return subprocess.run(
-            [*command, *settings], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )
 
-    for stage in ("digits", "train_diffusion"):
-        done = run(stage)
-        assert done.returncode == 0, done.stderr
-        pointer = json.loads((tmp_path / f"outputs/pipeline/digits/{stage}.json").read_text())
-        assert Store.open(tmp_path / "store").get(pointer["key"]).ref.sha256 == pointer["sha256"]
-    wrong = run("render")
+    planned = raydiance("pipeline", "--dry-run")
+    assert planned.returncode == 0, planned.stderr
+    order = ("digits", "train_diffusion", "train_cosine", "tune", "sampler_table")
+    assert tuple(line.partition(":")[0] for line in planned.stdout.splitlines()) == order
+    assert not (tmp_path / "outputs").exists()
+
+    done = raydiance("pipeline")
+    assert done.returncode == 0, done.stderr
+    pointers = [
+        json.loads((tmp_path / f"outputs/pipeline/digits/{stage}.json").read_text()) for stage in order
+    ]
+    parents = {pointer["parent_run_id"] for pointer in pointers}
+    assert len(parents) == 1 and None not in parents, "one run of the pipeline holds those of its stages"
+    store = Store.open(tmp_path / "store")
+    found = read_plans(store.get(pointers[-2]["key"]))
+    assert found["draft"].nfe <= MICRO.tune.draft_nfe and found["best"].nfe <= max(MICRO.tune.nfe)
+    assert found["learned-2"].nfe == 2
+    table = store.get(pointers[-1]["key"])
+    assert table.ref.sha256 == pointers[-1]["sha256"] and not table.read_json("cells.json")["missing"]
+    client = MlflowClient(environment["RAYDIANCE_TRACKING"])
+    logged = {file.path for file in client.list_artifacts(pointers[-1]["run_id"])}
+    assert {"heat_maps.png", "curves.png", "tables.md"} <= logged
+
+    again = raydiance("pipeline")
+    assert [line.partition(": ")[2] for line in again.stdout.splitlines()] == ["did not change, skipping"] * 5
+
+    wrong = raydiance("run", "render")
     assert wrong.returncode == 2
     assert "render: digits (kind digits) has no such stage" in wrong.stderr.splitlines()[-1]

@@ -99,7 +99,7 @@ def pipeline(
     dry_run: Annotated[bool, typer.Option(help="Only say what would run.")] = False,
     force: Annotated[bool, typer.Option(help="Run all stages, changed or not.")] = False,
 ) -> None:
-    """Compose, then run each stage whose settings or inputs changed (dvc repro)."""
+    """Compose, then run each stage whose settings or inputs changed (kind latent: dvc repro)."""
     from raydiance.cli.work import run_pipeline
 
     run_pipeline(overrides or [], dry_run=dry_run, force=force)

@@ -85,7 +85,7 @@ def resolve_in(experiment: Experiment) -> Callable[[str, str], ArtifactRef] | No
         return None
 
     def resolve(name: str, alias: str) -> ArtifactRef:
-        from raydiance.tracking.mlflow import open_registry
+        from raydiance.tracking.mlflow_registry import open_registry
 
         return open_registry(experiment.tracking.url).resolve(name, alias).ref
 

@@ -11,7 +11,7 @@ def promote_model(name: str, which: str, overrides: Sequence[str]) -> None:
     from raydiance.cli.endpoint import served
     from raydiance.cluster.promotion import promote
     from raydiance.config import compose
-    from raydiance.tracking.mlflow import open_registry
+    from raydiance.tracking.mlflow_registry import open_registry
 
     experiment = served(compose(overrides))
     done = promote(open_registry(experiment.tracking.url), name, which, experiment.publish.gate)
@@ -27,7 +27,7 @@ def promote_model(name: str, which: str, overrides: Sequence[str]) -> None:
 def roll_back_model(name: str) -> None:
     """To the champion before."""
     from raydiance.cluster.promotion import rollback
-    from raydiance.tracking.mlflow import open_registry
+    from raydiance.tracking.mlflow_registry import open_registry
 
     done = rollback(open_registry(), name)
     assert done.replaced is not None

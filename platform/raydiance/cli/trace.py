@@ -65,7 +65,7 @@ def _of_run(run_id: str) -> "Stamp":
 
 
 def _of_model(name: str, alias: str) -> "Stamp":
-    from raydiance.tracking.mlflow import open_registry
+    from raydiance.tracking.mlflow_registry import open_registry
     from raydiance.tracking.stamps import Stamp
 
     version = open_registry().resolve(name, alias)

@@ -6,9 +6,13 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from raydiance.config.project import project_folder
 from raydiance.errors import ClusterError, ConfigError
+
+if TYPE_CHECKING:
+    from raydiance.config import Experiment
 
 __all__ = ["environment", "run_job", "run_pipeline", "run_ui", "submit_job"]
 
@@ -39,20 +43,26 @@ def submit_job(
 
 
 def run_pipeline(overrides: Sequence[str], *, dry_run: bool = False, force: bool = False) -> None:
-    """Write params.yaml and let DVC run what it changes; ends the process where a stage fails."""
-    from raydiance.config import compose, write_params
-    from raydiance.config.stages import stages_of
+    """Run each stage whose settings or inputs changed; ends the process where one fails.
+
+    dvc.yaml holds the stages of kind latent, which DVC runs by the params.yaml written here; the stages of other
+    kinds run from here, by the same rule.
+    """
+    from raydiance.config import compose
+
+    experiment = compose(overrides)
+    print(f"pipeline of {experiment.name}, size {experiment.size}, seed {experiment.seed}", file=sys.stderr)
+    if experiment.kind == "latent":
+        _reproduce(overrides, dry_run=dry_run, force=force)
+    else:
+        _run_stages(experiment, overrides, dry_run=dry_run, force=force)
+
+
+def _reproduce(overrides: Sequence[str], *, dry_run: bool, force: bool) -> None:
+    from raydiance.config import write_params
 
     os.chdir(project_folder())
-    experiment = compose(overrides)
-    if experiment.kind != "latent":
-        order = ", ".join(stages_of(experiment))
-        raise ConfigError(
-            f"experiment {experiment.name} (kind {experiment.kind}): dvc.yaml has the stages of kind latent; run "
-            f"these one by one with `raydiance run`: {order}"
-        )
     write_params(Path("params.yaml"), overrides)
-    print(f"pipeline of {experiment.name}, size {experiment.size}, seed {experiment.seed}", file=sys.stderr)
     options = [*(["--dry"] if dry_run else []), *(["--force"] if force else [])]
     done = subprocess.run([sys.executable, "-m", "dvc", "repro", *options], env=environment(), check=False)
     if done.returncode:
@@ -60,6 +70,28 @@ def run_pipeline(overrides: Sequence[str], *, dry_run: bool = False, force: bool
             f"the pipeline stopped (dvc repro: exit status {done.returncode}); what went wrong stands above. "
             "Run the same command again: it goes on where it stopped"
         )
+
+
+def _run_stages(experiment: "Experiment", overrides: Sequence[str], *, dry_run: bool, force: bool) -> None:
+    from raydiance.cluster.stages import states
+    from raydiance.storage import Store
+
+    store = Store.open(experiment.store.url)
+    for number in range(len(states(experiment, store))):
+        stage = states(experiment, store)[number]  # anew: it depends on what those before it have made
+        if stage.state == "done" and not force:
+            print(f"{stage.stage}: did not change, skipping")
+            continue
+        print(f"{stage.stage}: {stage.why or 'forced'}", flush=True)
+        if dry_run:
+            continue
+        command = [sys.executable, "-m", "raydiance.cli", "run", stage.stage, *overrides]
+        done = subprocess.run(command, env=environment(), check=False)
+        if done.returncode:
+            raise ClusterError(
+                f"the pipeline stopped ({stage.stage}: exit status {done.returncode}); what went wrong stands "
+                "above. Run the same command again: it goes on where it stopped"
+            )
 
 
 def run_ui(port: int) -> None:

@@ -43,7 +43,8 @@ def print_plan(experiment: Experiment, stage: str, store: Store, given: Mapping[
 def plan(experiment: Experiment, stage: str, store: Store, given: Mapping[str, str]) -> list[tuple[str, str]]:
     """The plan of work, a row for each thing worth knowing before it starts."""
     needed, order = inputs_of(experiment, stage), list(stages_of(experiment))
-    rows = [("stage", f"{stage} ({order.index(stage) + 1} of {len(order)})")]
+    place = f"{order.index(stage) + 1} of {len(order)}" if stage in order else "beside the way"
+    rows = [("stage", f"{stage} ({place})")]
     inputs: dict[str, Artifact] = {}
     for name in needed:
         try:

@@ -196,7 +196,8 @@ def parent_of(experiment: Experiment, stage: str) -> str | None:
 
 def _announce(experiment: Experiment, stage: str, name: str) -> None:
     order = list(stages_of(experiment))
-    print(f"stage {order.index(stage) + 1} of {len(order)}: {stage} ({name})", file=sys.stderr)
+    place = f"{order.index(stage) + 1} of {len(order)}" if stage in order else "beside the way"
+    print(f"stage {place}: {stage} ({name})", file=sys.stderr)
 
 
 def parse(stage: str, arguments: Sequence[str]) -> Command:

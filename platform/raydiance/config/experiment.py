@@ -11,13 +11,24 @@ from raydiance.config.platform import (
 )
 from raydiance.data.digits import DigitsSpec
 from raydiance.data.encode import EncodeSpec
+from raydiance.data.field_latents import FieldEncode
 from raydiance.data.ingest import IngestSpec
 from raydiance.data.render import RenderSpec
+from raydiance.generation.completion import FieldCompletion
 from raydiance.generation.evaluate import EvaluateSpec
 from raydiance.generation.publish import PublishSpec
+from raydiance.generation.radiance import FieldSampling
+from raydiance.generation.radiance_evaluate import FieldEvaluation
+from raydiance.generation.reconstruction import FieldReconstruction
 from raydiance.generation.sampler_table import SamplerTableSpec
 from raydiance.spec import spec
-from raydiance.training import AutodecoderTraining, DiffusionTraining, PixelTraining
+from raydiance.training import (
+    AutodecoderTraining,
+    DiffusionTraining,
+    InversionSpec,
+    PixelTraining,
+    RadianceTraining,
+)
 from raydiance.training.fields import CaptureFit, FieldsFit
 
 __all__ = [
@@ -46,6 +57,7 @@ class LatentExperiment:
     render: RenderSpec = RenderSpec()
     train_autodecoder: AutodecoderTraining = AutodecoderTraining()
     encode: EncodeSpec = EncodeSpec()
+    invert: InversionSpec = InversionSpec()
     train_diffusion: DiffusionTraining = DiffusionTraining()
     tune: TuneSpec = TuneSpec()
     evaluate: EvaluateSpec = EvaluateSpec()
@@ -101,7 +113,7 @@ class DigitsExperiment:
 
 @spec
 class DiffrfExperiment:
-    """Meshes -> views -> a radiance field of each object."""
+    """Meshes -> views -> a radiance field of each object -> diffusion of fields -> samples."""
 
     kind: Literal["diffrf"] = "diffrf"
     name: str
@@ -111,12 +123,23 @@ class DiffrfExperiment:
     ingest: IngestSpec = IngestSpec()
     render: RenderSpec = RenderSpec()
     fit: FieldsFit = FieldsFit()
+    encode: FieldEncode = FieldEncode()
+    train_diffusion: RadianceTraining = RadianceTraining()
+    sample: FieldSampling = FieldSampling()
+    evaluate: FieldEvaluation = FieldEvaluation()
+    complete: FieldCompletion = FieldCompletion()
+    reconstruct: FieldReconstruction = FieldReconstruction()
     cluster: ClusterSpec = ClusterSpec()
     tracking: TrackingSpec = TrackingSpec()
     store: StoreSpec = StoreSpec()
 
     def __post_init__(self) -> None:
         _check_source("ingest", self.ingest.source, self.source)
+        if self.fit.field.resolution != self.train_diffusion.model.resolution:
+            raise ValueError(
+                f"fit.field.resolution is {self.fit.field.resolution}, but train_diffusion.model.resolution is "
+                f"{self.train_diffusion.model.resolution}: make them equal"
+            )
 
 
 @spec

@@ -6,7 +6,7 @@ from raydiance.config.experiment import Experiment
 from raydiance.config.explain import nearest
 from raydiance.errors import ConfigError
 
-__all__ = ["HOMES", "STAGES", "Stages", "inputs_of", "stages_of"]
+__all__ = ["ASIDE", "HOMES", "STAGES", "Stages", "inputs_of", "stages_of"]
 
 Stages = Mapping[str, tuple[str, ...]]
 
@@ -28,12 +28,33 @@ STAGES: dict[str, Stages] = {
         "tune": ("train_diffusion", "digits"),
         "sampler_table": ("train_diffusion", "train_cosine", "tune", "digits"),
     },
-    "diffrf": {"ingest": (), "render": ("ingest",), "fit": ("render",)},
+    "diffrf": {
+        "ingest": (),
+        "render": ("ingest",),
+        "fit": ("render",),
+        "encode": ("fit",),
+        "train_diffusion": ("encode", "render"),
+        "sample": ("train_diffusion", "encode"),
+        "evaluate": ("sample", "fit", "render"),
+        "complete": ("train_diffusion", "encode", "fit", "render"),
+        "reconstruct": ("train_diffusion", "encode", "fit", "render"),
+    },
     "capture": {"fit": ()},
 }
 
+# Jobs beside the way: they read earlier stages, and no stage reads them.
+ASIDE: dict[str, Stages] = {"latent": {"invert": ("render", "train_autodecoder", "encode")}}
+
 # The experiment that is meant where a stage is asked for by itself; the others mean that of configs/config.yaml.
-HOMES = {"fit": "capture", "digits": "digits", "train_cosine": "digits", "sampler_table": "digits"}
+HOMES = {
+    "fit": "capture",
+    "digits": "digits",
+    "train_cosine": "digits",
+    "sampler_table": "digits",
+    "sample": "diffrf",
+    "complete": "diffrf",
+    "reconstruct": "diffrf",
+}
 
 
 def stages_of(experiment: Experiment) -> Stages:
@@ -43,7 +64,7 @@ def stages_of(experiment: Experiment) -> Stages:
 
 def inputs_of(experiment: Experiment, stage: str) -> tuple[str, ...]:
     """The earlier stages that a stage reads. Raises ConfigError if the experiment has no such stage."""
-    stages = stages_of(experiment)
+    stages = {**stages_of(experiment), **ASIDE.get(experiment.kind, {})}
     if stage not in stages:
         raise ConfigError(
             f"{stage}: {experiment.name} (kind {experiment.kind}) has no such stage{nearest(stage, list(stages))}"

@@ -3,13 +3,14 @@
 import torch
 from safetensors.torch import save_file
 
+from raydiance.data.field_latents import FieldEncode, encode_fields
 from raydiance.data.latents import RobustStatistics, StatisticsMode
 from raydiance.models import Autodecoder, read_autodecoder
 from raydiance.spec import spec, to_plain
 from raydiance.storage import write_json
 from raydiance.tracking import Outcome, Run
 
-__all__ = ["EncodeSpec", "encode"]
+__all__ = ["EncodeSpec", "encode", "encode_codes"]
 
 
 @spec
@@ -21,7 +22,12 @@ class EncodeSpec:
     batch_size: int = 16
 
 
-def encode(spec: EncodeSpec, run: Run) -> Outcome:
+def encode(spec: EncodeSpec | FieldEncode, run: Run) -> Outcome:
+    """Encode what the spec is for."""
+    return encode_codes(spec, run) if isinstance(spec, EncodeSpec) else encode_fields(spec, run)
+
+
+def encode_codes(spec: EncodeSpec, run: Run) -> Outcome:
     """Latents of all objects of inputs["train_autodecoder"]: artifact kind "latents".
 
     latents.safetensors holds "latents" [N, C, L, L, L] as generated, "center" and "scale" [C] or

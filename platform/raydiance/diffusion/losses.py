@@ -5,8 +5,10 @@ Weights are those of |D - x_0|^2 at noise level sigma, for `Preconditioning.loss
 sigma^2 is the signal-to-noise ratio.
 """
 
+from collections.abc import Sequence
+
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from raydiance.diffusion.schedules import DiscreteSchedule, Schedule
 from raydiance.errors import ConfigError
@@ -19,6 +21,7 @@ __all__ = [
     "power_weight",
     "snr_weight",
     "stratified",
+    "stratified_discrete_sigma",
     "uniform_time_sigma",
     "uniform_weight",
 ]
@@ -48,6 +51,16 @@ def stratified(uniform: Tensor, index: Tensor, count: int) -> Tensor:
     if count < 1:
         raise ConfigError(f"stratified: need count >= 1, got {count}")
     return (index + uniform) / count
+
+
+def stratified_discrete_sigma(
+    schedule: DiscreteSchedule, indices: Sequence[int], count: int, generators: Sequence[Generator]
+) -> Tensor:
+    """Noise levels [B] of the training steps of a schedule, drawn evenly over a batch of `count`, of which
+    these are the items `indices`, each with its own generator.
+    """
+    uniform = torch.cat([torch.rand(1, generator=g) for g in generators])
+    return discrete_sigma(schedule, stratified(uniform, torch.tensor(indices), count))
 
 
 def uniform_weight(sigma: Tensor) -> Tensor:

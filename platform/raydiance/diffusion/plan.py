@@ -14,8 +14,8 @@ Coefficients are Python floats (float64), so a plan compares, prints and becomes
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from torch import Tensor
@@ -26,15 +26,35 @@ __all__ = ["Form", "Row", "SamplingPlan", "from_json"]
 
 FORMAT = "raydiance.sampling_plan"
 FORMAT_VERSION = 1
+MOST_SHARE = 8.0  # beyond the end of a way by more than this, rounding errors grow
+
+
+def _shares(x: float, history: tuple[float, ...]) -> tuple[float, ...]:
+    """See Form; none if it is no mean, x alone, or one that would be lost in rounding on the way."""
+    if not history or x == 1 or abs(x + sum(history) - 1) > 1e-12:
+        return ()
+    totals = list(accumulate((*history, x)))[1:]
+    weights = (*history[1:], x)
+    if any(abs(weight) > MOST_SHARE * abs(total) for weight, total in zip(weights, totals)):
+        return ()
+    return tuple(weight / total for weight, total in zip(weights, totals))
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """The point x * x + sum_j history[j] * h_j + noise * z."""
+    """The point x * x + sum_j history[j] * h_j + noise * z.
+
+    shares: if the weights of x and h sum to one, the way to their mean: how far to go from h_0 to h_1, from there
+    to h_2 .. and last to x. That is an operation less than a sum has.
+    """
 
     x: float = 1.0
     history: tuple[float, ...] = ()
     noise: float = 0.0
+    shares: tuple[float, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shares", _shares(self.x, self.history))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +78,8 @@ class SamplingPlan:
     """A sampler for one number of network calls.
 
     sigma_max: noise level of the x it starts from; sigma_min: noise level of what it returns (0 is clean
-    data). order: how the error falls with the number of steps, n^-order, once the steps are small.
+    data). order: how the error falls with the number of steps, n^-order, once the steps are small. memory: how
+    many past calls it remembers at most.
     Raises ConfigError if a row reads what has not been predicted yet, or the last row does not commit.
     """
 
@@ -67,8 +88,11 @@ class SamplingPlan:
     sigma_max: float
     rows: tuple[Row, ...]
     sigma_min: float = 0.0
+    memory: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        forms = [form for row in self.rows for form in (row.query, row.commit) if form is not None]
+        object.__setattr__(self, "memory", max([1, *(len(form.history) for form in forms)]))
         if not self.name or self.order < 1:
             raise ConfigError(f"plan {self.name!r}: need a name and order >= 1, got order {self.order}")
         if not (0 <= self.sigma_min < self.sigma_max < math.inf):
@@ -89,12 +113,6 @@ class SamplingPlan:
     def is_stochastic(self) -> bool:
         """Whether it draws fresh noise on its way."""
         return any(row.draws_noise for row in self.rows)
-
-    @cached_property
-    def memory(self) -> int:
-        """How many past calls it remembers at most; asked for in every tick of a server."""
-        forms = [form for row in self.rows for form in (row.query, row.commit) if form is not None]
-        return max(1, *(len(form.history) for form in forms))
 
     def start(self, noise: Tensor) -> Tensor:
         """The x that the plan starts from, made of unit-variance noise of any shape."""

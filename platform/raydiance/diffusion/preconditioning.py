@@ -27,6 +27,7 @@ __all__ = [
     "Preconditioning",
     "Scalars",
     "Velocity",
+    "discrete_clean",
     "discrete_epsilon",
     "expand",
     "from_plain",
@@ -91,16 +92,32 @@ class Preconditioning(ABC):
         condition: Any = None,
         *,
         weight: Callable[[Tensor], Tensor] | None = None,
+        error: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> Tensor:
         """Mean squared error of each item [B]: of F against its target, or, with a weight(sigma), weight |D -
-        x_0|^2.
+        x_0|^2. error(F - target [B, ...], sigma) -> [B] in place of the mean square over all numbers.
         """
+        found, _ = self.loss_and_denoised(network, x_0, sigma, noise, condition, error=error)
+        return found if weight is None else weight(sigma) * (sigma * self.scalars(sigma).out).square() * found
+
+    def loss_and_denoised(
+        self,
+        network: Network,
+        x_0: Tensor,
+        sigma: Tensor,
+        noise: Tensor,
+        condition: Any = None,
+        *,
+        error: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The plain loss of each item [B], and the estimate D of x_0 [B, ...] that the same call gives."""
         s = self.scalars(sigma)
         x = x_0 + expand(sigma, x_0) * noise
         raw = network((expand(s.c_in, x) * x).to(x.dtype), s.c_noise, condition=condition)
         target = expand(s.to_x_0, x) * x_0 + expand(s.to_noise, x) * noise
-        error = (raw - target).square().flatten(1).mean(1)
-        return error if weight is None else weight(sigma) * (sigma * s.out).square() * error
+        eps = expand(s.skip, x) * x + expand(s.out, x) * raw
+        found = error(raw - target, sigma) if error else (raw - target).square().flatten(1).mean(1)
+        return found, x - expand(sigma, x) * eps
 
 
 @dataclass(frozen=True)
@@ -141,13 +158,15 @@ class Epsilon(Preconditioning):
 
 @dataclass(frozen=True)
 class Clean(Preconditioning):
-    """F is x_0, asked at x_vp and time t."""
+    """F is x_0, asked at x_vp and time t; time_scale as Epsilon's."""
 
     schedule: Schedule
+    time_scale: float = 1.0
 
     def scalars(self, sigma: Tensor) -> Scalars:
         zero, one = torch.zeros_like(sigma), torch.ones_like(sigma)
-        return Scalars(_alpha(sigma), _time(self.schedule, sigma), 1 / sigma, -1 / sigma, one, zero)
+        time = self.time_scale * _time(self.schedule, sigma)
+        return Scalars(_alpha(sigma), time, 1 / sigma, -1 / sigma, one, zero)
 
 
 @dataclass(frozen=True)
@@ -177,14 +196,22 @@ def discrete_epsilon(schedule: str, num_train_steps: int = 1000) -> Epsilon:
     return Epsilon(schedules.named(schedule, num_train_steps), 2 / num_train_steps)
 
 
+def discrete_clean(schedule: str, num_train_steps: int = 1000) -> Clean:
+    """x_0 at the steps of a discrete schedule, by its name, told to the network as a number of 0 .. 2."""
+    return Clean(schedules.named(schedule, num_train_steps), 2 / num_train_steps)
+
+
 def from_plain(plain: Mapping[str, Any]) -> Preconditioning:
-    """What a denoiser's spec.json says of its inputs and outputs: {"sigma_data"} is EDM's, {"schedule",
-    "num_train_steps"} the noise at the steps of that schedule. Other keys are not read.
+    """What a denoiser's spec.json says of its inputs and outputs.
+
+    {"sigma_data"} is EDM's, {"schedule", "num_train_steps"} the noise at the steps of that schedule, or with
+    {"predicts": "clean"} x_0. Other keys are not read.
     """
     if "sigma_data" in plain:
         return EDM(float(plain["sigma_data"]))
     if "schedule" in plain:
-        return discrete_epsilon(str(plain["schedule"]), int(plain["num_train_steps"]))
+        make = discrete_clean if plain.get("predicts") == "clean" else discrete_epsilon
+        return make(str(plain["schedule"]), int(plain["num_train_steps"]))
     raise ConfigError(f"a denoiser needs sigma_data, or schedule and num_train_steps, got {sorted(plain)}")
 
 

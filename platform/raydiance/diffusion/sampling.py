@@ -12,8 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from raydiance.diffusion.arithmetic import point_of
 from raydiance.diffusion.batching import PlanBatch, Query
-from raydiance.diffusion.plan import Form, SamplingPlan
+from raydiance.diffusion.plan import SamplingPlan
 from raydiance.diffusion.preconditioning import NoisePredictor
 from raydiance.diffusion.randomness import Randomness, draw_noise
 from raydiance.errors import ConfigError
@@ -58,36 +59,23 @@ def sample(
     were). Raises ConfigError if the plan draws noise and no generator is given.
     """
     start, x, history = x if isinstance(x, SamplerState) else SamplerState(0, x)
-    if generator is None and plan.is_stochastic:
+    stochastic = plan.is_stochastic
+    if generator is None and stochastic:
         raise ConfigError(f"plan {plan.name} draws fresh noise: pass a torch.Generator, or one per item")
-    memory, batch, device = plan.memory, x.shape[:1], x.device
+    memory, batch = plan.memory, x.shape[:1]
     sigma_dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     for done, row in enumerate(plan.rows[start:], start=start + 1):
-        z = draw_noise(generator, x) if row.draws_noise else None
-        q = _point(row.query, x, history, z)
-        e = predict_noise(q, torch.full(batch, row.sigma, dtype=sigma_dtype, device=device))
+        z = draw_noise(generator, x) if stochastic and row.draws_noise else None
+        q = point_of(row.query, x, history, z)
+        e = predict_noise(q, x.new_full(batch, row.sigma, dtype=sigma_dtype))
         if e.dtype != x.dtype:
             e = e.to(x.dtype)
         history = (_kept(row.keep, q, e), *history[: memory - 1])
         if row.commit is not None:
-            x = _point(row.commit, x, history, z)
+            x = point_of(row.commit, x, history, z)
         if callback is not None:
             callback(Step(SamplerState(done, x, history), q, e, row.sigma))
     return x
-
-
-def _point(form: Form, x: Tensor, history: tuple[Tensor, ...], z: Tensor | None) -> Tensor:
-    """a x + sum_j b_j h_j + c z.
-
-    Only tensors made here are written in place: those given are shared with the history and the caller.
-    """
-    point = x if form.x == 1 else x * form.x
-    for b, h in zip(form.history, history):
-        if b != 0:
-            point = torch.add(point, h, alpha=b) if point is x else point.add_(h, alpha=b)
-    if z is not None and form.noise != 0:
-        point = torch.add(point, z, alpha=form.noise) if point is x else point.add_(z, alpha=form.noise)
-    return point
 
 
 def _kept(keep: tuple[float, float], q: Tensor, e: Tensor) -> Tensor:

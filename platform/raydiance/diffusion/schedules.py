@@ -70,7 +70,7 @@ class DiscreteSchedule:
 
     name: str
     alphas_cumprod: Tensor
-    _neg_log: Tensor = field(init=False, repr=False)  # -ln alpha_bar at t = -1, 0 .. T-1
+    _neg_log: dict[torch.device, Tensor] = field(init=False, repr=False)  # see _table
 
     def __post_init__(self) -> None:
         a = self.alphas_cumprod
@@ -84,7 +84,7 @@ class DiscreteSchedule:
         padded = torch.cat([torch.zeros(1, dtype=torch.float64), -a.log()])
         if not bool((padded.diff() > 0).all()):
             raise ConfigError("alphas_cumprod: need strictly decreasing values below 1")
-        object.__setattr__(self, "_neg_log", padded)
+        object.__setattr__(self, "_neg_log", {padded.device: padded})
 
     @property
     def num_train_steps(self) -> int:
@@ -110,9 +110,15 @@ class DiscreteSchedule:
     def sigma_min(self) -> float:
         return float(self.sigma(torch.tensor(0.0, dtype=torch.float64)))
 
+    def _table(self, device: torch.device) -> Tensor:
+        """-ln alpha_bar at t = -1, 0 .. T-1. It is kept on each device: a copy has no place in a CUDA graph."""
+        if device not in self._neg_log:
+            self._neg_log[device] = self._neg_log[self.alphas_cumprod.device].to(device)
+        return self._neg_log[device]
+
     def sigma(self, t: Tensor) -> Tensor:
         """sigma = sqrt(1 / alpha_bar - 1) at real times within [-1, T-1] (clamped)."""
-        table = self._neg_log.to(t.device)
+        table = self._table(t.device)
         u = t.to(torch.float64).clamp(-1, self.t_max) + 1
         i = u.floor().long().clamp(max=self.num_train_steps - 1)
         neg_log = torch.lerp(table[i], table[i + 1], u - i)
@@ -120,7 +126,7 @@ class DiscreteSchedule:
 
     def time(self, sigma: Tensor) -> Tensor:
         """Real time of each noise level, within [-1, T-1] (clamped)."""
-        table = self._neg_log.to(sigma.device)
+        table = self._table(sigma.device)
         neg_log = torch.log1p(sigma.to(torch.float64).square()).clamp(max=table[-1])
         i = torch.searchsorted(table, neg_log, right=True).clamp(1, self.num_train_steps) - 1
         return i - 1 + (neg_log - table[i]) / (table[i + 1] - table[i])

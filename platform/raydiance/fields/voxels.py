@@ -1,7 +1,7 @@
 """The radiance field: a voxel grid of density and colour in a box."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -92,6 +92,26 @@ class VoxelField:
         pose = self.to_world.to(vectors)
         turned = vectors @ pose[:, :3].mT
         return turned + pose[:, 3] if points else turned
+
+    def resampled(
+        self,
+        size: tuple[int, int, int],
+        lower: Point = (-1.0, -1.0, -1.0),
+        upper: Point = (1.0, 1.0, 1.0),
+        *,
+        outside: Literal["border", "zeros"] = "zeros",
+    ) -> "VoxelField":
+        """The fields on another grid in another box; outside of theirs is nothing, or their border goes on."""
+        axes = [
+            torch.linspace(a, b, n, device=self.grid.device)
+            for a, b, n in zip(lower, upper, size, strict=True)
+        ]
+        low, high = (self.grid.new_tensor(p) for p in (self.lower, self.upper))
+        points = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+        where = (2 * (points - low) / (high - low) - 1).flip(-1).expand(len(self), *size, 3)
+        volume = self.grid.permute(0, 4, 1, 2, 3)
+        moved = F.grid_sample(volume, where, padding_mode=outside, align_corners=True)
+        return replace(self, grid=moved.permute(0, 2, 3, 4, 1).contiguous(), lower=lower, upper=upper)
 
     def check_finite(self) -> None:
         """Raises DataError if the grid holds a NaN or an infinity, naming the first place."""

@@ -28,6 +28,7 @@ from raydiance.generation.measure import (
     objects_of,
     reconstruct,
 )
+from raydiance.generation.radiance_evaluate import FieldEvaluation, evaluate_fields
 from raydiance.generation.sampler import generate_latents
 from raydiance.generation.showcase import Showcase, write_showcase
 from raydiance.generation.viewsets import ViewSet, real_view_set
@@ -37,7 +38,7 @@ from raydiance.storage import write_json
 from raydiance.tracking import Outcome, Run
 from raydiance.tracking.progress import Task
 
-__all__ = ["EvaluateSpec", "evaluate"]
+__all__ = ["EvaluateSpec", "evaluate", "evaluate_latents"]
 
 Count = Annotated[int, Ge(2)]
 Rows = list[dict[str, object]]
@@ -47,12 +48,14 @@ Rows = list[dict[str, object]]
 class EvaluateSpec:
     """How much is sampled and looked at.
 
-    Samples have the seeds first_seed, first_seed + 1, ..., so each of them can be asked for again.
+    Samples have the seeds first_seed, first_seed + 1, ..., so each of them can be asked for again. guidance:
+    classifier-free, for a denoiser that was taught classes; 1 is none.
     """
 
     num_samples: Count = 32
     first_seed: Annotated[int, Ge(0)] = 0
     plan: str | None = None
+    guidance: float = 1.0
     batch_size: Annotated[int, Ge(1)] = 8
     num_views: Count = 6
     num_points: Count = 512
@@ -63,7 +66,12 @@ class EvaluateSpec:
     viewer_resolution: Annotated[int, Ge(8)] = 48
 
 
-def evaluate(spec: EvaluateSpec, run: Run) -> Outcome:
+def evaluate(spec: EvaluateSpec | FieldEvaluation, run: Run) -> Outcome:
+    """Evaluate what the spec is for."""
+    return evaluate_latents(spec, run) if isinstance(spec, EvaluateSpec) else evaluate_fields(spec, run)
+
+
+def evaluate_latents(spec: EvaluateSpec, run: Run) -> Outcome:
     """Artifact kind "evaluation": metrics.json, tables, sheets, figures and an interactive view of samples.
 
     Reads inputs render, train_autodecoder, encode, train_diffusion and tune.
@@ -143,7 +151,14 @@ def _sample(model: LatentModel, spec: EvaluateSpec, task: Task) -> tuple[Tensor,
         task.update(count - before)
         before = count
 
-    sampled = generate_latents(model, seeds, condition=labels, batch_size=spec.batch_size, callback=show)
+    sampled = generate_latents(
+        model,
+        seeds,
+        condition=labels,
+        guidance=spec.guidance,
+        batch_size=spec.batch_size,
+        callback=show,
+    )
     return sampled, (time.perf_counter() - started) / len(seeds)
 
 

@@ -18,6 +18,7 @@ from raydiance.generation.bundle import LatentModel
 from raydiance.generation.sampler import decode, noise_generator
 from raydiance.generation.viewsets import ViewSet, composite, field_view_set
 from raydiance.metrics import (
+    PerceptualDistance,
     SetScores,
     ViewFeatures,
     frechet_distance,
@@ -80,9 +81,15 @@ class Looking:
 
 
 def reconstruct(
-    fields: Iterable[VoxelField], objects: Sequence[int], data: ViewDataset, look: Looking
+    fields: Iterable[VoxelField],
+    objects: Sequence[int],
+    data: ViewDataset,
+    look: Looking,
+    *,
+    perceptual: PerceptualDistance | None = None,
 ) -> tuple[list[dict[str, object]], ViewSet]:
-    """How objects look as fields: a row with PSNR in dB and SSIM for each of them, and their view set.
+    """How objects look as fields: a row with PSNR in dB and SSIM (and LPIPS) for each of them, and their view
+    set.
 
     The scores are means over the held-out views, on which nothing was trained. Raises ConfigError if there
     are none.
@@ -100,6 +107,8 @@ def reconstruct(
         seen = render_views(field, cameras, num_samples=look.samples_per_ray).colour[0]
         image, truth = seen.clamp(0.0, 1.0).permute(0, 3, 1, 2), composite(data.images(index, held_out))
         scores = {"psnr": float(psnr(image, truth).mean()), "ssim": float(ssim(image, truth).mean())}
+        if perceptual is not None:
+            scores["lpips"] = float(perceptual(image, truth).mean())
         rows.append({"object": data.object_ids[index], "category": data.categories[index], **scores})
         sets.append(look(field))
     return rows, ViewSet.cat(sets)

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raydiance.diffusion import sampling
+from raydiance.diffusion import NoisePredictor, sampling
+from raydiance.diffusion.guidance import classifier_free
 from raydiance.diffusion.plans import SamplingPlan
 from raydiance.fields import Cameras, VoxelField, export_glb, extract_mesh, render_views
 from raydiance.generation.bundle import Bundle, LatentModel
@@ -51,19 +52,26 @@ def generate_latents(
     plan: SamplingPlan | None = None,
     *,
     condition: Tensor | None = None,
+    guidance: float = 1.0,
     batch_size: int = 16,
     callback: Callable[[int], None] | None = None,
 ) -> Tensor:
     """Latents [B, C, D, H, W] on the decoder's own scale, one for each seed, float32 on the model's device.
 
-    condition: class labels [B], for a model that was taught classes. callback: called with the number of
-    samples done, after each batch.
+    condition: class labels [B], for a model that was taught classes. guidance: how far beyond the prediction
+    without a class (1: none; classifier-free, at the price of a second call of the network). callback: called
+    with the number of samples done, after each batch.
     """
     plan = plan or model.plan()
     network, sizes = noise_network(model), call_sizes(model.device)
 
     def predict(labels: Tensor | None, x: Tensor, sigma: Tensor) -> Tensor:
         return in_calls(network, sizes, x, sigma, labels)
+
+    def predictor(labels: Tensor | None) -> NoisePredictor:
+        told = partial(predict, labels)
+        guided = labels is not None and guidance != 1.0
+        return classifier_free(told, partial(predict, None), guidance) if guided else told
 
     latents = []
     for start in range(0, len(seeds), batch_size):
@@ -72,7 +80,7 @@ def generate_latents(
         generators = [noise_generator(seed) for seed in seeds[chosen]]
         noise = torch.stack([torch.randn(model.latent_shape, generator=each) for each in generators])
         x = plan.start(noise.to(model.device))
-        latents.append(sampling.sample(partial(predict, labels), plan, x, generator=generators))
+        latents.append(sampling.sample(predictor(labels), plan, x, generator=generators))
         if callback:
             callback(start + len(generators))
     return model.statistics.denormalise(torch.cat(latents))

@@ -161,8 +161,12 @@ def _cells(spec: SamplerTableSpec, inputs: Mapping[str, Artifact]) -> list[tuple
         if not isinstance(kind, Epsilon) or not isinstance(kind.schedule, DiscreteSchedule):
             raise ConfigError(f"sampler_table: {stage} has no discrete schedule, so it has no S steps of T")
         found += [(cell, inputs[stage]) for cell in _cells_of(spec, kind.schedule)]
-    for name, plan in read_plans(inputs["tune"]).items():
-        found.append((Cell("linear", f"tune: {name}", plan.nfe, plan), inputs["train_diffusion"]))
+    tuned: dict[str, Cell] = {}  # the same plan has several names, such as "best" and "standard"
+    for name, plan in sorted(read_plans(inputs["tune"]).items(), key=lambda pair: "learned" not in pair[0]):
+        tuned.setdefault(
+            replace(plan, name="plan").to_json(), Cell("linear", f"tune: {name}", plan.nfe, plan)
+        )
+    found += [(cell, inputs["train_diffusion"]) for cell in tuned.values()]
     found.sort(key=lambda pair: _turn(pair[0]))
     return found
 
@@ -193,9 +197,9 @@ def _turn(cell: Cell) -> tuple[int, int, str]:
     """Where a cell stands in the queue: first what the papers claim, on the schedule of their claim."""
     calls = 200 if cell.plan is None else cell.plan.nfe
     main = (cell.method in FIRST and not cell.eta) or cell.method.startswith("tune")
-    claimed = cell.method == "DDIM" and not cell.eta
     if cell.steps > LONG:
-        tier = 1 if claimed and cell.schedule == "linear" else 5 if claimed else 6
+        claimed = cell.method == SIGMA_HAT or (cell.method == "DDIM" and not cell.eta)
+        tier = 1 if claimed and cell.method == "DDIM" and cell.schedule == "linear" else 5 if claimed else 6
     elif main and cell.steps <= SHORT:
         tier = 0 if cell.schedule == "linear" else 2
     else:
@@ -219,6 +223,8 @@ def _fill(
             if spec.budget_s is not None and spent > spec.budget_s:
                 break
     rows = [_place(task.cell) | known[task.identity] for task in tasks if task.identity in known]
+    order = [*METHODS, SIGMA_HAT, PF]
+    rows.sort(key=lambda row: order.index(row["method"]) if row["method"] in order else len(order))
     return rows, [_place(task.cell) for task in tasks if task.identity not in known]
 
 

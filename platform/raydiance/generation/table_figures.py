@@ -5,23 +5,29 @@ A row is {"schedule", "method", "eta", "steps", "nfe", "frechet", "spread", "cal
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 __all__ = ["draw_curves", "draw_heat_maps", "write_tables"]
 
 Row = Mapping[str, Any]
+COLOURS = "viridis_r"
 
 
 def write_tables(rows: Sequence[Row], missing: Sequence[Row], floor: float, num_samples: int) -> str:
     """All tables as Markdown: a Frechet distance with its spread, network calls, and time per step."""
     lines = [
         f"Frechet distance of the pixels of {num_samples} samples to the data, +- its bootstrap standard error.",
-        f"As many images drawn from the data itself: {floor:.3f}.",
+        "Network calls in brackets where they are not S; ms/step is the median time per step and sample on one",
+        f"core. As many images drawn from the data itself: {floor:.3f}.",
     ]
     for schedule in _names(rows, "schedule"):
         own = [row for row in rows if row["schedule"] == schedule]
@@ -39,47 +45,72 @@ def write_tables(rows: Sequence[Row], missing: Sequence[Row], floor: float, num_
             f"{row['schedule']} {_eta(row) if row['eta'] else row['method']} {row['steps']}"
             for row in missing
         ]
-        lines += ["", f"Missing, {len(missing)}: {', '.join(names)}."]
+        lines += ["", *wrap(f"Missing, {len(missing)}: {', '.join(names)}.", 118)]
     return "\n".join(lines) + "\n"
 
 
 def draw_heat_maps(rows: Sequence[Row]) -> Figure:
-    """Frechet distances by eta and steps, and by method and steps; a row of maps for each schedule."""
+    """Frechet distances by eta and steps, and by method and steps; a row of maps for each schedule, one scale."""
     schedules = _names(rows, "schedule")
-    figure = Figure(figsize=(13.0, 4.6 * len(schedules)), layout="constrained")
-    grid = figure.subplots(len(schedules), 2, squeeze=False, width_ratios=(5, 7))
+    values = [row["frechet"] for row in rows if row["frechet"]]
+    scale = LogNorm(min(values), max(values))
+    figure = Figure(figsize=(14.0, 4.8 * len(schedules)), layout="constrained")
+    grid = figure.subplots(len(schedules), 2, squeeze=False, width_ratios=(5, 8))
     for panels, schedule in zip(grid, schedules):
         own = [row for row in rows if row["schedule"] == schedule]
         for axes, (title, label, some) in zip(panels, _parts(own)):
-            _heat_map(axes, some, label)
-            axes.set_title(f"{title}, {schedule}: Frechet distance", fontsize=9, loc="left")
+            _heat_map(axes, some, label, scale)
+            axes.set_title(f"{title}, {schedule}", fontsize=10, loc="left")
+    bar = figure.colorbar(ScalarMappable(scale, COLOURS), ax=grid, shrink=0.5, pad=0.01)
+    bar.set_label("Frechet distance of pixels")
     return figure
 
 
 def draw_curves(rows: Sequence[Row], floor: float) -> Figure:
-    """Frechet distance against network calls, with bootstrap spreads; a panel for each schedule."""
+    """Frechet distance against network calls, with bootstrap spreads; a panel for each schedule.
+
+    A method has its colour in all panels; learned plans are stars, the adaptive reference a diamond.
+    """
     schedules = _names(rows, "schedule")
-    figure = Figure(figsize=(6.2 * len(schedules), 4.6), layout="constrained")
-    for axes, schedule in zip(np.atleast_1d(figure.subplots(1, len(schedules), sharey=True)), schedules):
-        own = [row for row in rows if row["schedule"] == schedule and not row["eta"] and row["frechet"]]
-        for index, name in enumerate(_names(own, "method")):
-            line = sorted((row for row in own if row["method"] == name), key=lambda row: row["nfe"])
-            style = "*" if len(line) == 1 else "o-"
-            axes.errorbar(
-                [row["nfe"] for row in line],
-                [row["frechet"] for row in line],
-                [row["spread"] for row in line],
-                fmt=style,
-                color=colormaps["tab20"](index % 20),
-                ms=8 if style == "*" else 3,
-                lw=1,
-                capsize=2,
-                label=name,
-            )
-        axes.axhline(floor, color="grey", lw=1, ls="--", label="the data itself")
+    shown = [row for row in rows if not row["eta"] and row["frechet"]]
+    names = _names(shown, "method")
+    lines = [name for name in names if len({row["nfe"] for row in shown if row["method"] == name}) > 1]
+    figure = Figure(figsize=(6.4 * len(schedules), 5.0), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, len(schedules), sharex=True, sharey=True))
+    handles: dict[str, Any] = {}
+    for axes, schedule in zip(panels, schedules):
+        for name in names:
+            line = [row for row in shown if row["schedule"] == schedule and row["method"] == name]
+            line.sort(key=lambda row: row["nfe"])
+            index = lines.index(name) if name in lines else -1
+            style = "o-" if index >= 0 else "*" if name.startswith("tune") else "D"
+            if line:
+                handles[name] = axes.errorbar(
+                    [row["nfe"] for row in line],
+                    [row["frechet"] for row in line],
+                    [row["spread"] for row in line],
+                    fmt=style,
+                    color=colormaps["tab20"]((2 * index + index // 10) % 20) if index >= 0 else "black",
+                    ms={"o-": 3.5, "*": 10, "D": 5}[style],
+                    lw=1.2,
+                    capsize=2,
+                    zorder=2 if index >= 0 else 3,
+                )
+        data = axes.axhline(floor, color="grey", lw=1, ls="--")
         axes.set(xscale="log", yscale="log", xlabel="network calls", title=schedule)
-        axes.legend(frameon=False, fontsize=7, ncols=2)
-    figure.supylabel("Frechet distance of pixels", fontsize=9)
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.grid(which="both", color="0.92", lw=0.6)
+        axes.set_axisbelow(True)
+    figure.legend(
+        [*handles.values(), data],
+        [*handles, "as many of the data"],
+        loc="outside lower center",
+        ncols=7,
+        frameon=False,
+        fontsize=8,
+    )
+    figure.supylabel("Frechet distance of pixels", fontsize=10)
     return figure
 
 
@@ -99,7 +130,7 @@ def _parts(rows: Sequence[Row]) -> list[tuple[str, Callable[[Row], str], list[Ro
     return parts
 
 
-def _heat_map(axes: Axes, rows: Sequence[Row], label: Callable[[Row], str]) -> None:
+def _heat_map(axes: Axes, rows: Sequence[Row], label: Callable[[Row], str], scale: LogNorm) -> None:
     names = list(dict.fromkeys(map(label, rows)))
     steps = sorted({row["steps"] for row in rows if row["steps"]})
     values = np.full((len(names), len(steps)), np.nan)
@@ -107,19 +138,12 @@ def _heat_map(axes: Axes, rows: Sequence[Row], label: Callable[[Row], str]) -> N
         for column in [steps.index(row["steps"])] if row["steps"] else range(len(steps)):
             if row["frechet"] is not None:
                 values[names.index(label(row)), column] = row["frechet"]
-    axes.imshow(np.log10(values), cmap="viridis_r", aspect="auto")
-    middle = (np.nanmin(np.log10(values)) + np.nanmax(np.log10(values))) / 2  # above it the map is dark
+    axes.imshow(values, norm=scale, cmap=COLOURS, aspect="auto")
+    axes.set_facecolor("0.95")
     for (i, j), value in np.ndenumerate(values):
-        text = "" if np.isnan(value) else f"{value:.2f}" if value < 100 else f"{value:.0f}"
-        axes.text(
-            j,
-            i,
-            text,
-            ha="center",
-            va="center",
-            fontsize=7,
-            color="white" if np.log10(value) > middle else "black",
-        )
+        dark = not np.isnan(value) and scale(value) > 0.5
+        text = "" if np.isnan(value) else f"{value:.3f}" if value < 1 else f"{value:.3g}"
+        axes.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
     axes.set_xticks(range(len(steps)), [str(count) for count in steps])
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("steps")

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["psnr", "ssim"]
+__all__ = ["masked_psnr", "psnr", "ssim"]
 
 WINDOW = 11  # pixels, and the width of its Gaussian in pixels: Wang et al. 2004, section III-C
 WINDOW_SIGMA = 1.5
@@ -21,6 +21,17 @@ def psnr(image: Tensor, reference: Tensor, *, data_range: float = 1.0) -> Tensor
     """
     _check(image, reference)
     error = (image.double() - reference.double()).square().flatten(1).mean(1)
+    return 10.0 * torch.log10(data_range**2 / error)
+
+
+def masked_psnr(image: Tensor, reference: Tensor, mask: Tensor, *, data_range: float = 1.0) -> Tensor:
+    """PSNR of each image over the values that the mask (bool, of the images' shape) keeps, in dB, float64 [B].
+
+    NaN where it keeps none, infinite where those kept are equal.
+    """
+    _check(image, reference)
+    squared = (image.double() - reference.double()).square() * mask
+    error = squared.flatten(1).sum(1) / mask.flatten(1).sum(1)
     return 10.0 * torch.log10(data_range**2 / error)
 
 

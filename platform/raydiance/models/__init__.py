@@ -9,6 +9,7 @@ from raydiance.models.files import (
     save_weights,
     spec_from_plain,
 )
+from raydiance.models.gaussian import GaussianPath
 from raydiance.models.unet import Condition, UNet, UNetSpec
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "AutodecoderSpec",
     "Condition",
     "FieldDecoder",
+    "GaussianPath",
     "LatentGenerator",
     "UNet",
     "UNetSpec",

@@ -1,5 +1,6 @@
 """One U-Net for 1, 2 and 3 dimensions, after ADM (Dhariwal & Nichol 2021): the denoiser of all diffusion."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,9 @@ from raydiance.models.blocks import (
     upsample,
     zero_init,
 )
+from raydiance.models.gaussian import GaussianPath
+from raydiance.models.patches import coarser, finer
+from raydiance.models.whole import GlobalPath
 from raydiance.spec import spec
 
 __all__ = ["Condition", "UNet", "UNetSpec"]
@@ -41,8 +45,14 @@ class UNetSpec:
 
     With `num_classes` the network takes labels 0 .. num_classes - 1; the label num_classes means "no class".
     With `vector_dim` it takes a vector, added to the embedding of the noise level; with `token_dim` the
-    attention levels also attend to tokens. For either the network learns what stands for "not told".
-    `checkpointing`: activations within a stage are computed anew in the backward pass, not kept.
+    attention levels and the global path also attend to tokens. For either the network learns what stands for
+    "not told". Without `multipliers` there are no convolutions: the global path is all.
+    With `basis` the global path moves the input along so many principal directions of the data and starts as
+    the denoiser of normal data with the same covariance (models.gaussian); it must be fitted, and be
+    preconditioned as EDM.
+    `patch`: so many neighbours along each axis are one position of level 0, with all their channels; such a
+    network works at a fraction of the cost where the input is large. `checkpointing`: activations within a
+    stage are computed anew in the backward pass, not kept.
     """
 
     dims: int = 3
@@ -60,19 +70,37 @@ class UNetSpec:
     checkpointing: bool = False
     dropout: float = 0.0
     norm: Norm = "group"
+    patch: int = 1
     coordinates: bool = True  # the network is told where in the volume it is: things stand upright
     resolution: int = 8  # of the input, along each axis; it matters to the global path alone
     global_width: int = 0  # of the path that sees the whole input at once; 0 for none
     global_blocks: int = 2
+    global_pool: int = 1  # it sees, and moves, means over so many neighbours along each axis
+    basis: int = 0  # principal directions that the global path works along; 0: all numbers of the input
 
     def __post_init__(self) -> None:
         if self.dims not in (1, 2, 3):
             raise ValueError(f"dims must be 1, 2 or 3, got {self.dims}")
-        if not self.multipliers:
-            raise ValueError("multipliers needs at least one level, such as [1, 2]")
-        if self.token_dim and not self.attention_levels:
+        if self.patch < 1 or self.global_pool < 1 or self.resolution % self.global_pool:
             raise ValueError(
-                f"token_dim = {self.token_dim} needs attention_levels that attend to tokens, such as [0], got none"
+                "patch and global_pool must be at least 1, and global_pool divide the resolution "
+                f"{self.resolution}, got {self.patch} and {self.global_pool}"
+            )
+        if self.basis and self.global_pool > 1:
+            raise ValueError(f"a basis works on all numbers: global_pool must be 1, got {self.global_pool}")
+        if not self.multipliers and not self.global_width:
+            raise ValueError("multipliers needs at least one level, such as [1, 2], unless global_width > 0")
+        if self.token_dim and not self.attention_levels and not self.global_width:
+            raise ValueError(
+                f"token_dim = {self.token_dim} needs attention_levels that attend to tokens, such as [0], or a "
+                "global_width: got neither"
+            )
+        if self.basis < 0 or (self.basis and not self.global_width):
+            raise ValueError(f"basis = {self.basis} needs a global_width > 0, or must be 0")
+        if self.basis and self.in_channels != self.out_channels:
+            raise ValueError(
+                f"with a basis in_channels and out_channels must be equal, got {self.in_channels} and "
+                f"{self.out_channels}"
             )
         for level in self.attention_levels:
             if not 0 <= level < len(self.multipliers):
@@ -119,46 +147,6 @@ class _Stage(nn.Module):
         return h if self.cross is None else self.cross(h, tokens)
 
 
-class GlobalPath(nn.Module):
-    """A residual perceptron on the whole input at once: [B, C_in, *] -> [B, C_out, *], starting as zero.
-
-    A few directions carry most of what tells aligned objects apart, and at high noise levels only they are
-    left. This path moves them at a hundredth of the cost of convolutions, which see to the neighbourhood.
-    """
-
-    def __init__(self, spec: UNetSpec) -> None:
-        super().__init__()
-        positions, width = spec.resolution**spec.dims, spec.global_width
-        self.out_channels = spec.out_channels
-        self.stem = nn.Linear(spec.in_channels * positions, width)
-        self.blocks = nn.ModuleList(_Perceptron(width, spec.embedding_dim) for _ in range(spec.global_blocks))
-        self.norm = nn.LayerNorm(width)
-        self.out = zero_init(nn.Linear(width, spec.out_channels * positions))
-
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        h = self.stem(x.flatten(1))
-        for block in self.blocks:
-            h = block(h, embedding)
-        out: Tensor = self.out(self.norm(h)).reshape(len(x), self.out_channels, *x.shape[2:])
-        return out
-
-
-class _Perceptron(nn.Module):
-    """LayerNorm with FiLM, two layers and a skip: [B, width] -> [B, width]."""
-
-    def __init__(self, width: int, embedding_dim: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.film = zero_init(nn.Linear(embedding_dim, 2 * width))
-        self.wide = nn.Linear(width, 2 * width)
-        self.out = zero_init(nn.Linear(2 * width, width))
-
-    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
-        scale, shift = self.film(embedding).chunk(2, dim=1)
-        out: Tensor = h + self.out(F.silu(self.wide(self.norm(h) * (1 + scale) + shift)))
-        return out
-
-
 class UNet(nn.Module):
     """A network F(x [B, C_in, *], noise level [B], condition) -> [B, C_out, *], which starts as zero."""
 
@@ -171,8 +159,20 @@ class UNet(nn.Module):
         self.vector = nn.Linear(spec.vector_dim, spec.embedding_dim) if spec.vector_dim else None
         self.no_vector = nn.Parameter(torch.zeros(spec.vector_dim)) if spec.vector_dim else None
         self.no_token = nn.Parameter(torch.zeros(1, 1, spec.token_dim)) if spec.token_dim else None
-        self.stem = conv(dims, spec.in_channels + (dims if spec.coordinates else 0), widths[0])
+        if spec.multipliers:
+            self._build_levels(spec, widths)
+        self.whole = _whole(spec) if spec.global_width else None
+        if spec.multipliers:
+            entries, edge = spec.patch**dims, _edge(spec)
+            self.norm = normalisation(dims, widths[0], spec.norm)
+            self.out = zero_init(conv(dims, widths[0], spec.out_channels * entries, edge))
+        if dims == 3:
+            channels_last_kernels(self)
 
+    def _build_levels(self, spec: UNetSpec, widths: Sequence[int]) -> None:
+        dims = spec.dims
+        channels = spec.in_channels * spec.patch**dims + (dims if spec.coordinates else 0)
+        self.stem = conv(dims, channels, widths[0], _edge(spec))
         self.down = nn.ModuleList()
         self.downsample = nn.ModuleList()
         skips, width = [widths[0]], widths[0]
@@ -199,12 +199,6 @@ class UNet(nn.Module):
                 self.upsample.append(conv(dims, width, widths[level - 1], 1))
                 width = widths[level - 1]
 
-        self.whole = GlobalPath(spec) if spec.global_width else None
-        self.norm = normalisation(dims, width, spec.norm)
-        self.out = zero_init(conv(dims, width, spec.out_channels))
-        if dims == 3:
-            channels_last_kernels(self)
-
     def forward(
         self, x: Tensor, noise_level: Tensor, *, condition: Tensor | Condition | None = None
     ) -> Tensor:
@@ -219,6 +213,27 @@ class UNet(nn.Module):
         if self.no_token is not None and tokens is None:
             tokens = self.no_token.expand(len(x), 1, -1)
 
+        out = self._levels(x, embedding, tokens) if self.spec.multipliers else None
+        if self.whole is None:
+            assert out is not None, "a spec has multipliers, or a global path"
+            return out
+        if isinstance(self.whole, GaussianPath):
+            flat: Tensor = self.whole(x.flatten(1), noise_level, embedding, tokens)
+            whole = flat.reshape(x.shape)
+        else:
+            whole = self._moved(self.whole, x, embedding, tokens)
+        return whole if out is None else out + whole
+
+    def _moved(self, path: GlobalPath, x: Tensor, embedding: Tensor, tokens: Tensor | None) -> Tensor:
+        pool = self.spec.global_pool
+        if pool > 1:
+            x = coarser(x, pool).mean(dim=2)
+        out = path(x.flatten(1), embedding, tokens).reshape(len(x), self.spec.out_channels, *x.shape[2:])
+        return out if pool == 1 else F.interpolate(out, scale_factor=float(pool), mode="nearest")
+
+    def _levels(self, x: Tensor, embedding: Tensor, tokens: Tensor | None) -> Tensor:
+        if self.spec.patch > 1:
+            x = coarser(x, self.spec.patch).flatten(1, 2)
         if self.spec.dims == 3:
             x = x.contiguous(memory_format=torch.channels_last_3d)
         h = self.stem(torch.cat([x, _coordinates(x)], dim=1) if self.spec.coordinates else x)
@@ -238,7 +253,7 @@ class UNet(nn.Module):
             if index < len(self.upsample):
                 h = upsample(self.upsample[index](h))
         out: Tensor = self.out(F.silu(self.norm(h)))
-        return out if self.whole is None else out + self.whole(x, embedding)
+        return out if self.spec.patch == 1 else finer(out, self.spec.patch)
 
     def _embed(self, x: Tensor, noise_level: Tensor, told: Condition) -> Tensor:
         embedding: Tensor = self.noise(noise_level)
@@ -253,11 +268,11 @@ class UNet(nn.Module):
         return embedding
 
     def _check(self, x: Tensor, told: Condition) -> None:
-        factor = 2 ** (len(self.spec.multipliers) - 1)
+        factor = self.spec.patch * 2 ** max(0, len(self.spec.multipliers) - 1)
         if x.ndim != self.spec.dims + 2 or any(size % factor for size in x.shape[2:]):
             raise ValueError(
                 f"need [B, C, {self.spec.dims} spatial axes divisible by {factor}] for multipliers "
-                f"{self.spec.multipliers}, got {list(x.shape)}"
+                f"{self.spec.multipliers} and patches of {self.spec.patch}, got {list(x.shape)}"
             )
         if self.whole is not None and any(size != self.spec.resolution for size in x.shape[2:]):
             raise ValueError(
@@ -268,6 +283,26 @@ class UNet(nn.Module):
         for name, given, place in zip(("class labels", "a vector", "tokens"), told, places):
             if given is not None and getattr(self.spec, place) == 0:
                 raise ValueError(f"got {name}, but the spec has {place} = 0")
+
+
+def _edge(spec: UNetSpec) -> int:
+    """The kernel's edge of the first and the last convolution: a patch is a neighbourhood already."""
+    return 3 if spec.patch == 1 else 1
+
+
+def _whole(spec: UNetSpec) -> GlobalPath | GaussianPath:
+    positions = (spec.resolution // spec.global_pool) ** spec.dims
+    size_in, size_out = (spec.basis or each * positions for each in (spec.in_channels, spec.out_channels))
+    path = GlobalPath(
+        size_in,
+        size_out,
+        spec.global_width,
+        num_blocks=spec.global_blocks,
+        embedding_dim=spec.embedding_dim,
+        token_dim=spec.token_dim,
+        num_heads=spec.num_heads,
+    )
+    return GaussianPath(spec.in_channels * positions, spec.basis, path) if spec.basis else path
 
 
 def _coordinates(x: Tensor) -> Tensor:

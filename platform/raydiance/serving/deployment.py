@@ -38,6 +38,6 @@ def _read(args: Mapping[str, Any]) -> ServeSpec:
 
 
 def _resolve(name: str, alias: str) -> ArtifactRef:
-    from raydiance.tracking.mlflow import open_registry
+    from raydiance.tracking.mlflow_registry import open_registry
 
     return open_registry().resolve(name, alias).ref

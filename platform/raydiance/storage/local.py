@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from raydiance.errors import ArtifactError, StoreError
@@ -87,11 +88,14 @@ class LocalBackend:
             ]
 
     def delete(self, key: str) -> None:
-        """Remove the artifact: its manifest first, so that no half of it is ever visible."""
+        """Remove the artifact, its manifest first: no half of it is ever visible. Two may do so at once."""
         folder = self.root / key
-        (folder / MANIFEST_NAME).unlink(missing_ok=True)
-        _flush(folder)
-        shutil.rmtree(folder)
+        with suppress(FileNotFoundError):
+            (folder / MANIFEST_NAME).unlink(missing_ok=True)
+            _flush(folder)
+            for path in sorted(folder.rglob("*"), reverse=True):
+                path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
+            folder.rmdir()
 
     def garbage(self, older_than_s: float) -> Iterator[Garbage]:
         """What was left by writers and deletions that were killed, untouched for so long."""

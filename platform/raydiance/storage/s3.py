@@ -87,7 +87,8 @@ class S3Backend:
         with self._errors("written"):
             put()
             try:
-                put(IfNoneMatch="*")
+                with _create_only():
+                    put(IfNoneMatch="*")
             except FileExistsError:
                 return True
         return False
@@ -171,8 +172,8 @@ class S3Backend:
                 yield folder[len(self.root) + 1 :]
 
     def delete(self, key: str) -> None:
-        """Remove the artifact: its manifest first, so that no half of it is ever visible."""
-        with self._errors(f"deleted ({key})"):
+        """Remove the artifact, its manifest first: no half of it is ever visible. Two may do so at once."""
+        with self._errors(f"deleted ({key})"), suppress(FileNotFoundError):
             self.files.rm_file(f"{self.root}/{key}/{MANIFEST_NAME}")
             left = self.files.find(f"{self.root}/{key}")
             if left:
@@ -241,7 +242,8 @@ class S3Backend:
     def _put_manifest(self, key: str, manifest: bytes) -> None:
         target = f"{self.root}/{key}/{MANIFEST_NAME}"
         try:
-            self.files.pipe_file(target, manifest, mode="create")
+            with _create_only():
+                self.files.pipe_file(target, manifest, mode="create")
         except FileExistsError:
             raise StoreError(f"{self.url}/{key}: someone else wrote this key; try again") from None
         if self.files.cat_file(target) != manifest:
@@ -285,6 +287,18 @@ def _in_parallel(function: Callable[[FileEntry], None], files: Sequence[FileEntr
 def _md5(path: Path) -> str:
     with path.open("rb") as file:
         return base64.b64encode(hashlib.file_digest(file, "md5").digest()).decode()
+
+
+@contextmanager
+def _create_only() -> Iterator[None]:
+    """A refused create-only PUT is a FileExistsError, on servers (Ceph) that do not name the condition, too."""
+    try:
+        yield
+    except OSError as error:
+        response = getattr(error.__cause__, "response", {})
+        if response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 412:
+            raise FileExistsError(str(error)) from error
+        raise
 
 
 @contextmanager

@@ -107,11 +107,11 @@ class Store:
         try:
             yield draft
             draft._artifact = self._commit(draft)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        except Exception as error:
+            if not _is_full(error):
                 raise
             raise StoreError(
-                f"store {self.url}: no room for {key} ({error.strerror}); make room, for example with "
+                f"store {self.url}: no room for {key} ({os.strerror(errno.ENOSPC)}); make room, for example with "
                 "`raydiance gc`, or set RAYDIANCE_STORE to another place"
             ) from error
         finally:
@@ -209,6 +209,13 @@ def _backend(url: str, pid: int, environment: tuple[tuple[str, str], ...]) -> Ba
 
         return S3Backend(url)
     return LocalBackend(Path(url))
+
+
+def _is_full(error: Exception) -> bool:
+    """Whether there is no room. What libraries in Rust raise (safetensors) is no OSError, but names its number."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return any(f"(os error {number})" in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
 
 
 def _artifacts(store: Store, prefix: str) -> list[Artifact]:

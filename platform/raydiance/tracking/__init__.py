@@ -1,6 +1,6 @@
 """Who made what from what: the tracker, progress, and what a job is given and gives back.
 
-MLflow itself is in raydiance.tracking.mlflow and is imported only there.
+MLflow itself is imported in raydiance.tracking.mlflow_client only.
 """
 
 from raydiance.tracking.progress import (

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from raydiance.tracking.mlflow import connect, errors
+from raydiance.tracking.mlflow_client import connect, errors
 
 __all__ = ["History", "PastRun", "open_history"]
 

@@ -25,7 +25,9 @@ from raydiance.training.denoisers import (
 )
 from raydiance.training.diffusion import DiffusionObjective, train_diffusion
 from raydiance.training.ema import Ema
+from raydiance.training.inversion import InversionLoop, InversionSpec, invert
 from raydiance.training.loop import Batch, LoopSpec, Objective, fit, start, train_step
+from raydiance.training.radiance import FieldLoop, FieldUNetSpec, RadianceTraining, RenderingLoss
 
 __all__ = [
     "AutodecoderLoop",
@@ -38,6 +40,10 @@ __all__ = [
     "DiffusionObjective",
     "DiffusionTraining",
     "Ema",
+    "FieldLoop",
+    "FieldUNetSpec",
+    "InversionLoop",
+    "InversionSpec",
     "LatentUNetSpec",
     "LoopSpec",
     "Objective",
@@ -45,10 +51,13 @@ __all__ = [
     "PixelTraining",
     "PixelUNetSpec",
     "PowerAverages",
+    "RadianceTraining",
+    "RenderingLoss",
     "Snapshot",
     "TrainState",
     "combine",
     "fit",
+    "invert",
     "load_checkpoint",
     "read_snapshots",
     "save_checkpoint",

@@ -31,6 +31,7 @@ __all__ = [
     "AutodecoderLosses",
     "AutodecoderObjective",
     "AutodecoderTraining",
+    "held_out_scores",
     "train_autodecoder",
 ]
 
@@ -100,13 +101,22 @@ class AutodecoderObjective(Objective):
 
     model: Autodecoder
 
-    def __init__(self, training: AutodecoderTraining, views: ViewDataset, seed: int) -> None:
+    def __init__(
+        self,
+        training: AutodecoderTraining,
+        views: ViewDataset,
+        seed: int,
+        *,
+        objects: Sequence[int] | None = None,
+        model: Autodecoder | None = None,
+    ) -> None:
+        """objects: of the data set, those that the codes stand for (None: the training objects)."""
         super().__init__()
         self.training_spec, self.views = training, views
-        self.objects = [int(index) for index in views.train_objects]
+        self.objects = [int(index) for index in (views.train_objects if objects is None else objects)]
         self.train_views = torch.as_tensor(np.asarray(views.train_views))
         with seeded(seed):
-            self.model = Autodecoder(training.model, len(self.objects))
+            self.model = model or Autodecoder(training.model, len(self.objects))
 
     def parameter_groups(self) -> Sequence[Mapping[str, Any]]:
         rate = self.training_spec.code_rate
@@ -188,8 +198,10 @@ class AutodecoderObjective(Objective):
         """The first objects from a view never trained on: the truth above, the rendering below."""
         count = min(self.training_spec.preview_objects, len(self.objects))
         pairs = [
-            torch.cat(held_out_pair(self.model, row, self.views, slice(0, 1), self.training_spec.num_samples))
-            for row in range(count)
+            torch.cat(
+                held_out_pair(self.model, row, index, self.views, slice(0, 1), self.training_spec.num_samples)
+            )
+            for row, index in enumerate(self.objects[:count])
         ]
         columns = [pair.permute(0, 2, 3, 1).reshape(-1, self.views.size, 3) for pair in pairs]
         sheet = (torch.cat(columns, dim=1).clamp(0, 1) * 255).round().byte().numpy()
@@ -197,10 +209,10 @@ class AutodecoderObjective(Objective):
 
 
 def held_out_pair(
-    model: Autodecoder, row: int, views: ViewDataset, which: slice, num_samples: int
+    model: Autodecoder, row: int, index: int, views: ViewDataset, which: slice, num_samples: int
 ) -> tuple[Tensor, Tensor]:
-    """True and rendered images [V, 3, H, W] of held-out views of the object with this code, over white."""
-    index, chosen = int(views.train_objects[row]), np.asarray(views.held_out_views)[which]
+    """True and rendered images [V, 3, H, W], over white, of held-out views of object `index` with code `row`."""
+    chosen = np.asarray(views.held_out_views)[which]
     rgba = views.images(index, chosen).float() / 255
     truth = rgba[..., :3] * rgba[..., 3:] + (1 - rgba[..., 3:])
     device = model.codes.weight.device
@@ -212,12 +224,14 @@ def held_out_pair(
 
 
 @torch.no_grad()
-def held_out_scores(model: Autodecoder, views: ViewDataset, num_samples: int) -> list[dict[str, float]]:
-    """PSNR in dB and SSIM of each training object, the mean over its held-out views."""
+def held_out_scores(
+    model: Autodecoder, objects: Sequence[int], views: ViewDataset, num_samples: int
+) -> list[dict[str, float]]:
+    """PSNR in dB and SSIM of each of the objects that have a code, the mean over its held-out views."""
     model.eval()
     scores = []
-    for row in range(len(views.train_objects)):
-        truth, shown = held_out_pair(model, row, views, slice(None), num_samples)
+    for row, index in enumerate(objects):
+        truth, shown = held_out_pair(model, row, index, views, slice(None), num_samples)
         scores.append({"psnr": float(psnr(shown, truth).mean()), "ssim": float(ssim(shown, truth).mean())})
     return scores
 
@@ -260,7 +274,7 @@ def _train(payload: Payload, worker: Worker) -> ArtifactRef | None:
         return None
     objective.model.load_state_dict(state.averaged())
     ids = [views.object_ids[index] for index in objective.objects]
-    scores = held_out_scores(objective.model, views, training.num_samples)
+    scores = held_out_scores(objective.model, objective.objects, views, training.num_samples)
     with worker.store.create(
         "autodecoder",
         payload.run_name,

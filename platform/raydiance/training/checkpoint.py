@@ -1,14 +1,15 @@
 """The state of a training run as artifacts: tensors in safetensors, the rest in JSON, nothing pickled."""
 
 import json
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from raydiance.errors import TrainingError
+from raydiance.errors import ArtifactError, TrainingError
 from raydiance.storage import ArtifactRef, Store, write_json
 from raydiance.training.averages import PowerAverages, Snapshot
 from raydiance.training.ema import Ema
@@ -20,13 +21,18 @@ TENSORS, SCALARS = "state.safetensors", "state.json"
 
 @dataclass
 class TrainState:
-    """All that changes while a run goes on: noise and the order of data follow from seed and step."""
+    """All that changes while a run goes on: noise and the order of data follow from seed, step and returns.
+
+    losses: of the last steps, what a spike is told by; returns: how often training went back to a checkpoint.
+    """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     ema: Ema | None = None
     averages: PowerAverages | None = None
     step: int = 0
+    losses: list[float] = field(default_factory=list)
+    returns: int = 0
 
     def averaged(self) -> dict[str, Tensor]:
         """The weights to use: the moving average where there is one."""
@@ -42,7 +48,7 @@ def kind_of(run_name: str) -> str:
 def save_checkpoint(store: Store, run_name: str, state: TrainState) -> ArtifactRef:
     """Write the state as an artifact named by its step."""
     tensors = {f"model/{name}": value for name, value in state.model.state_dict().items()}
-    scalars: dict[str, Any] = {"step": state.step}
+    scalars: dict[str, Any] = {"step": state.step, "losses": state.losses, "returns": state.returns}
     if state.ema:
         tensors |= {f"ema/{name}": value for name, value in state.ema.shadow.items()}
         scalars["ema_updates"] = state.ema.num_updates
@@ -86,6 +92,7 @@ def load_checkpoint(store: Store, ref: ArtifactRef, state: TrainState) -> None:
     if state.averages:
         state.averages.load(parts["averages"], scalars["step"])
     state.step = scalars["step"]
+    state.losses, state.returns = list(scalars.get("losses", [])), scalars.get("returns", 0)
 
 
 def _lay_like_parameters(optimizer: torch.optim.Optimizer) -> None:
@@ -107,12 +114,14 @@ class Checkpoints:
 
     def restore(self, state: TrainState) -> bool:
         """Go on from the newest checkpoint that is intact; False if there is none."""
-        artifact = self.store.latest(kind_of(self.run_name))
-        if artifact is None:
-            return False
-        load_checkpoint(self.store, artifact.ref, state)
-        self.last = artifact.ref
-        return True
+        while artifact := self.store.latest(kind_of(self.run_name)):
+            with suppress(
+                ArtifactError, FileNotFoundError
+            ):  # the same run elsewhere may just have removed it
+                load_checkpoint(self.store, artifact.ref, state)
+                self.last = artifact.ref
+                return True
+        return False
 
     def save(self, state: TrainState) -> ArtifactRef:
         """Write a checkpoint, then remove the oldest beyond `keep`; snapshots of averages stay."""
@@ -120,7 +129,8 @@ class Checkpoints:
             _save_snapshots(self.store, self.run_name, state.averages)
         self.last = save_checkpoint(self.store, self.run_name, state)
         for ref in self.store.list(kind_of(self.run_name))[: -self.keep]:
-            self.store.delete(ref)
+            with suppress(ArtifactError):  # the same run elsewhere was faster
+                self.store.delete(ref)
         return self.last
 
 

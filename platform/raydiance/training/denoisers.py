@@ -1,10 +1,13 @@
-"""What a denoiser is and how it is trained, for each kind of data: its spec, its noise levels, what it is told."""
+"""What a denoiser is and how it is trained, for each kind of data: its spec, its noise levels, what it is
+told.
+"""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Interval
 from torch import Generator, Tensor
 
 from raydiance.diffusion import losses, schedules
@@ -21,6 +24,8 @@ __all__ = [
     "PixelTraining",
     "PixelUNetSpec",
 ]
+
+Share = Annotated[float, Interval(ge=0, le=1)]
 
 
 @spec
@@ -50,6 +55,7 @@ class DiffusionTraining:
 
     Karras et al. 2022 take -1.2 and 1.2 for images; latents of aligned objects have thousands of numbers but few
     directions, so that noise must be ten times the data before it hides which object it is.
+    drop_condition: the share of samples whose class is not told, for classifier-free guidance (Ho & Salimans).
     """
 
     model: LatentUNetSpec = LatentUNetSpec()
@@ -57,6 +63,7 @@ class DiffusionTraining:
     sigma_data: float = 1.0
     p_mean: float = 1.2
     p_std: float = 1.6
+    drop_condition: Share = 0.1
     preview_samples: int = 6
     preview_steps: int = 18
     preview_size: int = 64
@@ -68,6 +75,11 @@ class DiffusionTraining:
     @property
     def preconditioning(self) -> EDM:
         return EDM(self.sigma_data)
+
+    @property
+    def sigma_max(self) -> float:
+        """Where previews start: one in a hundred of the noise levels trained on is larger."""
+        return math.exp(self.p_mean + 2.33 * self.p_std)
 
     @property
     def described(self) -> Mapping[str, object]:
@@ -82,7 +94,9 @@ class DiffusionTraining:
 
 @spec
 class PixelUNetSpec(UNetSpec):
-    """The U-Net of digits whose rows are channels. It has one level: tables ask it some hundred million times."""
+    """The U-Net of digits whose rows are channels. It has one level: tables ask it some hundred million
+    times.
+    """
 
     dims: int = 1
     in_channels: int = 8
@@ -118,8 +132,19 @@ class PixelTraining:
     loop: PixelLoop = PixelLoop()
     schedule: Literal["linear", "quadratic", "cosine"] = "linear"
     num_train_steps: Annotated[int, Ge(2)] = 1000
+    drop_condition: Share = 0.1
     preview_samples: int = 16
     preview_steps: int = 18
+
+    @property
+    def sigma_data(self) -> float:
+        """Of a basis, which pixels do not have."""
+        return 1.0
+
+    @property
+    def sigma_max(self) -> float:
+        """Where previews start."""
+        return 80.0
 
     @property
     def preconditioning(self) -> Epsilon:
@@ -132,7 +157,6 @@ class PixelTraining:
 
     def draw_sigma(self, batch: Batch, generators: Sequence[Generator]) -> Tensor:
         """Noise levels [B] of a batch, an own generator for each item."""
-        uniform = torch.cat([torch.rand(1, generator=g) for g in generators])
-        index = torch.tensor(batch.indices)
-        even = losses.stratified(uniform, index, batch.batch_size)
-        return losses.discrete_sigma(schedules.named(self.schedule, self.num_train_steps), even)
+        return losses.stratified_discrete_sigma(
+            schedules.named(self.schedule, self.num_train_steps), batch.indices, batch.batch_size, generators
+        )

@@ -1,4 +1,6 @@
-"""Training a denoiser: of latents with EDM's preconditioning, of pixels towards the noise as in DDPM."""
+"""Training a denoiser: of latents with EDM's preconditioning, of pixels towards the noise as in DDPM, of
+radiance fields towards the fields themselves.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,22 +13,25 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
+from raydiance.data.fieldsets import FieldCode
 from raydiance.data.latents import RobustStatistics
+from raydiance.data.views import ViewDataset
 from raydiance.diffusion import grids, plans, sampling, schedules
 from raydiance.errors import ConfigError
 from raydiance.fields import VoxelField, orbit_cameras, render_views
-from raydiance.models import FieldDecoder, UNet, read_decoder, save_weights
+from raydiance.models import FieldDecoder, GaussianPath, UNet, read_decoder, save_weights
 from raydiance.spec import to_plain
 from raydiance.storage import Artifact, ArtifactRef, write_json
 from raydiance.tracking import Outcome, Run, Worker
 from raydiance.training.denoisers import DiffusionTraining, PixelTraining
 from raydiance.training.loop import Batch, Objective, fit
+from raydiance.training.radiance import RadianceTraining, ViewLoss
 from raydiance.training.randomness import sample_generator, seeded
 from raydiance.training.rates import rates_by_fan_in
 
 __all__ = ["DiffusionObjective", "train_diffusion"]
 
-Training: TypeAlias = DiffusionTraining | PixelTraining
+Training: TypeAlias = DiffusionTraining | PixelTraining | RadianceTraining
 Show: TypeAlias = Callable[[Tensor], NDArray[np.uint8]]
 
 REFERENCE_FAN_IN = (
@@ -37,7 +42,8 @@ REFERENCE_FAN_IN = (
 class DiffusionObjective(Objective):
     """The network against normalised latents [N, C, *] at random noise levels.
 
-    show: makes a picture of denoised samples [B, C, *]; without it there are no previews.
+    show: makes a picture of denoised samples [B, C, *]; without it there are no previews. view_loss: of the
+    estimate of the data at a noise level, beside the loss on the data itself, with its weight.
     """
 
     model: UNet
@@ -50,6 +56,7 @@ class DiffusionObjective(Objective):
         *,
         labels: Tensor | None = None,
         show: Show | None = None,
+        view_loss: ViewLoss | None = None,
     ) -> None:
         super().__init__()
         if latents.ndim != training.model.dims + 2 or latents.shape[1] != training.model.in_channels:
@@ -60,9 +67,11 @@ class DiffusionObjective(Objective):
             )
         self.training_spec, self.preconditioning = training, training.preconditioning
         self.latents, self.labels, self.show = latents, labels, show
-        self.seed = seed
+        self.seed, self.view_loss = seed, view_loss
         with seeded(seed):
             self.model = UNet(training.model)
+        if isinstance(self.model.whole, GaussianPath):
+            self.model.whole.fit(latents.flatten(1), training.sigma_data)
 
     def parameter_groups(self) -> Sequence[Mapping[str, Any]]:
         return rates_by_fan_in(self.model, REFERENCE_FAN_IN)
@@ -73,8 +82,30 @@ class DiffusionObjective(Objective):
         x_0 = self.latents[rows].to(device)
         sigma = self.training_spec.draw_sigma(batch, generators).to(device)
         noise = torch.stack([torch.randn(x_0.shape[1:], generator=g) for g in generators]).to(device)
-        condition = None if self.labels is None else self.labels[rows].to(device)
-        return {"loss": self.preconditioning.loss(self.model, x_0, sigma, noise, condition).mean()}
+        condition = None if self.labels is None else self._told(self.labels[rows], generators).to(device)
+        error, denoised = self.preconditioning.loss_and_denoised(
+            self.model, x_0, sigma, noise, condition, error=self._error
+        )
+        if self.view_loss is None:
+            return {"loss": error.mean()}
+        seen = self.view_loss(denoised, sigma, rows, generators).mean()
+        loss = error.mean() + self.view_loss.rendering.weight * seen
+        return {"loss": loss, "field": error.mean().detach(), "views": seen.detach()}
+
+    def _told(self, labels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """The labels [B], some of them replaced by "no class"."""
+        chance = torch.cat([torch.rand(1, generator=g) for g in generators])
+        return torch.where(
+            chance < self.training_spec.drop_condition, self.training_spec.model.num_classes, labels
+        )
+
+    def _error(self, residual: Tensor, sigma: Tensor) -> Tensor:
+        """The squared error [B]: along principal directions, if there are any, and where convolutions act."""
+        whole, flat = self.model.whole, residual.flatten(1)
+        if not isinstance(whole, GaussianPath):
+            return flat.square().mean(1)
+        along: Tensor = whole.error(flat, sigma)
+        return along + flat.square().mean(1) if self.training_spec.model.multipliers else along
 
     @torch.no_grad()
     def preview(self, weights: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
@@ -85,7 +116,7 @@ class DiffusionObjective(Objective):
         network = UNet(training.model)
         network.load_state_dict(dict(weights))
         network.eval()
-        schedule = schedules.edm()
+        schedule = schedules.edm(sigma_max=training.sigma_max)
         plan = plans.heun(schedule, grids.karras(schedule, training.preview_steps))
         x = plan.sigma_max * torch.stack(
             [
@@ -103,6 +134,7 @@ class Payload:
     training: Training
     latents: ArtifactRef
     autodecoder: ArtifactRef | None
+    views: ArtifactRef | None
     run_name: str
     seed: int
 
@@ -110,12 +142,21 @@ class Payload:
 def train_diffusion(training: Training, run: Run) -> Outcome:
     """Train on the input of kind "latents": artifact kind "denoiser" (averaged weights, spec).
 
-    With inputs["train_autodecoder"] samples are decoded and shown while training; pixels are shown as they are.
+    With inputs["train_autodecoder"] samples are decoded and shown while training; pixels and fields are shown
+    as they are. The rendering loss of fields takes its views from inputs["render"].
     """
-    latents, autodecoder = run.input_of("latents"), run.inputs.get("train_autodecoder")
+    latents = run.input_of("latents")
+    autodecoder, views = (run.inputs.get(stage) for stage in ("train_autodecoder", "render"))
     run.tracker.log_params(to_plain(training))
     run.tracker.log_input(latents, "training")
-    payload = Payload(training, latents.ref, autodecoder.ref if autodecoder else None, run.name, run.seed)
+    payload = Payload(
+        training,
+        latents.ref,
+        autodecoder.ref if autodecoder else None,
+        views.ref if views else None,
+        run.name,
+        run.seed,
+    )
     ref = run.launch(_train, payload)
     assert ref is not None, "rank 0 writes the artifact"
     artifact = run.store.get(ref)
@@ -136,8 +177,9 @@ def _train(payload: Payload, worker: Worker) -> ArtifactRef | None:
         payload.seed,
         labels=_labels(training, described["categories"], classes),
         show=_show(
-            training, statistics, worker.store.get(payload.autodecoder) if payload.autodecoder else None
+            training, artifact, worker.store.get(payload.autodecoder) if payload.autodecoder else None
         ),
+        view_loss=_view_loss(payload, worker),
     )
     state = fit(objective, training.loop, worker=worker, run_name=payload.run_name, seed=payload.seed)
     if worker.rank > 0:
@@ -182,25 +224,49 @@ def _labels(training: Training, categories: list[str], classes: list[str]) -> Te
     return torch.tensor([classes.index(category) for category in categories])
 
 
-def _show(training: Training, statistics: RobustStatistics, autodecoder: Artifact | None) -> Show | None:
-    """How samples are shown: pixels as they are, latents through their decoder, which is not trained here."""
+def _show(training: Training, latents: Artifact, autodecoder: Artifact | None) -> Show | None:
+    """How samples are shown: pixels and fields as they are, latents through their decoder, which is not
+    trained here.
+    """
     if isinstance(training, PixelTraining):
         return pixel_sheet
+    if isinstance(training, RadianceTraining):
+        return partial(_views, FieldCode.of(latents).decode, training.preview_size)
     if autodecoder is None:
         return None
     decoder = read_decoder(autodecoder.path("spec.json"), autodecoder.path("weights.safetensors"))
-    return partial(_views, decoder.requires_grad_(False), statistics, training.preview_size)
+    statistics = RobustStatistics.load(latents.path("latents.safetensors"))
+    decode = partial(_decoded, decoder.requires_grad_(False), statistics)
+    return partial(_views, decode, training.preview_size)
 
 
-def _views(
-    decoder: FieldDecoder, statistics: RobustStatistics, size: int, latents: Tensor
-) -> NDArray[np.uint8]:
+def _decoded(decoder: FieldDecoder, statistics: RobustStatistics, latents: Tensor) -> VoxelField:
+    return VoxelField(decoder(statistics.denormalise(latents.float())))
+
+
+def _views(decode: Callable[[Tensor], VoxelField], size: int, latents: Tensor) -> NDArray[np.uint8]:
     """Decoded latents seen from one side, beside each other: [size, B size, 3]."""
-    field = VoxelField(decoder(statistics.denormalise(latents.float())))
+    field = decode(latents)
     camera = orbit_cameras(1, size=size, radius=3.0, fov_degrees=40.0, elevation_degrees=25.0)
     views = render_views(field, camera, num_samples=64).colour[:, 0]
     sheet = views.permute(1, 0, 2, 3).reshape(size, -1, 3)
     return (sheet.clamp(0, 1) * 255).round().byte().numpy()
+
+
+def _view_loss(payload: Payload, worker: Worker) -> ViewLoss | None:
+    """The rendering loss that the spec asks for. Raises ConfigError without views of the same objects."""
+    training = payload.training
+    if not isinstance(training, RadianceTraining) or training.rendering.weight == 0:
+        return None
+    if payload.views is None:
+        raise ConfigError(
+            "train_diffusion.rendering.weight > 0 compares with views, and there is no input render: name it as "
+            "--input render=KEY, or set the weight to 0"
+        )
+    latents, views = worker.store.get(payload.latents), ViewDataset(worker.store.get(payload.views))
+    places = {name: index for index, name in enumerate(views.object_ids)}
+    objects = [places[name] for name in latents.read_json("latents.json")["object_ids"]]
+    return ViewLoss(training.rendering, FieldCode.of(latents, worker.device), views, objects)
 
 
 def pixel_sheet(pixels: Tensor) -> NDArray[np.uint8]:

@@ -4,6 +4,7 @@ One worker and n workers see the same samples and the same noise, so their loss 
 """
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.distributed as dist
@@ -12,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from raydiance.errors import ConfigError
 
-__all__ = ["distribute", "mean_over_workers", "num_workers", "share", "wait_for_all"]
+__all__ = ["distribute", "mean_over_workers", "num_workers", "share", "unsynchronised", "wait_for_all"]
 
 
 def num_workers() -> int:
@@ -41,6 +42,11 @@ def distribute(module: nn.Module, device: torch.device) -> nn.Module:
     return DistributedDataParallel(
         module, device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True
     )
+
+
+def unsynchronised(module: nn.Module) -> AbstractContextManager[None]:
+    """Inside, gradients stay with their worker and add up."""
+    return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
 
 
 def mean_over_workers(values: Mapping[str, Tensor]) -> dict[str, float]:

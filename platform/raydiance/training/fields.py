@@ -4,6 +4,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
@@ -12,9 +13,13 @@ from annotated_types import Ge, Gt
 from numpy.typing import NDArray
 
 from raydiance.data.captures import CaptureSpec, PosedCapture, open_capture
+from raydiance.data.ingest import into_unit_ball
+from raydiance.data.render import RenderSpec, camera_arrays, spiral
+from raydiance.data.sandbox import read_mesh
 from raydiance.data.views import ViewDataset
 from raydiance.errors import DataError, RaydianceError
 from raydiance.fields import (
+    VoxelField,
     bake_texture,
     contact_sheet,
     export_glb,
@@ -26,6 +31,7 @@ from raydiance.fields import (
     write_png,
     write_video,
 )
+from raydiance.generation.completion import FieldCompletion, complete_fields
 from raydiance.spec import spec, to_plain
 from raydiance.storage import Artifact, ArtifactRef, Draft, Store, write_json
 from raydiance.tracking import Outcome, Run
@@ -34,7 +40,7 @@ from raydiance.training.fitting import FieldFit, FittedField, PosedImages, fit_f
 if TYPE_CHECKING:
     import trimesh
 
-__all__ = ["CaptureFit", "FieldsFit", "fit", "fit_capture", "fit_views"]
+__all__ = ["CaptureFit", "FieldsFit", "complete", "fit", "fit_capture", "fit_views", "voxelise"]
 
 SHEET_OBJECTS = 6
 
@@ -129,6 +135,24 @@ def fit_views(spec: FieldsFit, run: Run) -> Outcome:
     run.tracker.log_image("fields", _sheet(data, draft.artifact))
     rows = [{"object": data.object_ids[result.object_index], **result.scores} for result in fitted]
     return Outcome(draft.artifact, metrics, {"fields": rows})
+
+
+def complete(spec: FieldCompletion, run: Run) -> Outcome:
+    """Complete fields, meshes and samples: see generation.completion."""
+    return complete_fields(spec, run, voxelise=voxelise)
+
+
+def voxelise(path: Path, resolution: int) -> VoxelField:
+    """A field in the unit box of a mesh file, fitted to views of it. DataError for what is no mesh."""
+    from raydiance.data.raycast import render_mesh  # here, because it compiles
+
+    mesh, _, _ = into_unit_ball(read_mesh(path), 0.95)
+    look = RenderSpec(size=64, num_views=24, held_out_every=0)
+    cameras = spiral(look)
+    rgba = torch.from_numpy(render_mesh(mesh, camera_arrays(cameras), supersample=look.supersample).rgba)
+    levels = 2 if resolution >= 16 else 1
+    fit = FieldFit(resolution=resolution, levels=levels, steps=200)
+    return fit_field(PosedImages(rgba, cameras), fit, seed=0).field
 
 
 def _done_before(store: Store, checkpoints: str) -> dict[int, _Result]:

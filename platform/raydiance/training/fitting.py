@@ -302,19 +302,11 @@ def _finer(field: VoxelField, fit: FieldFit, level: int) -> VoxelField:
         edges = [b - a for a, b in zip(lower, upper, strict=True)]
         cell = (math.prod(edges) / samples**3) ** (1 / 3)
         size = tuple(max(4, round(edge / cell) + 1) for edge in edges)
-    axes = [
-        torch.linspace(a, b, n, device=field.grid.device) for a, b, n in zip(lower, upper, size, strict=True)
-    ]
-    old_lower, old_upper = (field.grid.new_tensor(p) for p in (field.lower, field.upper))
-    points = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
-    where = (2 * (points - old_lower) / (old_upper - old_lower) - 1).flip(-1)
-    moved = F.grid_sample(
-        field.grid.permute(0, 4, 1, 2, 3), where[None], padding_mode="border", align_corners=True
-    )
-    grid = moved.permute(0, 2, 3, 4, 1)
+    finer = field.resampled(size, lower, upper, outside="border")
+    grid = finer.grid
     if level == fit.levels - 1:
         grid = F.pad(grid, (0, NUM_CHANNELS[fit.degree] - grid.shape[-1]))
-    return VoxelField(grid.contiguous(), lower, upper)
+    return replace(finer, grid=grid)
 
 
 def _tight_box(field: VoxelField) -> tuple[Point, Point]:

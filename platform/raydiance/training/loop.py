@@ -1,21 +1,24 @@
 """The training loop: what is drawn, stepped, logged and kept, in this order, at every step."""
 
+import logging
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from statistics import median
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from raydiance.errors import NonFiniteLossError
+from raydiance.errors import ConfigError, NonFiniteLossError
 from raydiance.spec import spec
 from raydiance.tracking import Worker
 from raydiance.training.averages import PowerAverages, gamma_of
 from raydiance.training.checkpoint import Checkpoints, TrainState
-from raydiance.training.distributed import distribute, mean_over_workers, share, wait_for_all
+from raydiance.training.distributed import distribute, mean_over_workers, share, unsynchronised, wait_for_all
 from raydiance.training.ema import Ema
 from raydiance.training.randomness import epoch_item, sample_generator
 
@@ -23,11 +26,19 @@ __all__ = ["Batch", "Decay", "LoopSpec", "Objective", "fit", "learning_rate_fact
 
 Decay = Literal["cosine", "linear", "constant"]
 
+REMEMBERED = 50  # losses, whose median tells a spike
+RETURNED = 1_000_003  # added to the seed at each return, so that the same step meets other noise
+
+logger = logging.getLogger("raydiance.training")
+
 
 @spec
 class LoopSpec:
     """How a network is stepped. `batch_size` is that of all workers together.
 
+    accumulate: into so many parts each worker's share of a batch is split, one behind the other, to save memory.
+    max_returns: so often training goes back to the last good checkpoint, to go on with other noise and another
+    order, where loss or gradient is not finite, or the loss is max_spike (0: never mind) times its recent median.
     `ema_widths`: averages of these widths (sigma_rel) are kept at each checkpoint, from which one of any width can
     be made afterwards: see training.averages.
     """
@@ -39,6 +50,9 @@ class LoopSpec:
     decay: Decay = "cosine"
     betas: tuple[float, float] = (0.9, 0.99)
     clip_norm: float = 1.0
+    accumulate: int = 1
+    max_returns: int = 2
+    max_spike: float = 0.0
     ema_decay: float = 0.0  # 0: no moving average
     ema_widths: tuple[float, ...] = ()
     log_every: int = 10
@@ -50,6 +64,7 @@ class LoopSpec:
         for name in (
             "steps",
             "batch_size",
+            "accumulate",
             "log_every",
             "checkpoint_every",
             "keep_checkpoints",
@@ -59,6 +74,10 @@ class LoopSpec:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for width in self.ema_widths:
             gamma_of(width)
+        if self.max_returns < 0 or self.max_spike < 0:
+            raise ValueError(
+                f"max_returns and max_spike must not be negative, got {self.max_returns} and {self.max_spike}"
+            )
         if self.learning_rate <= 0 or self.clip_norm <= 0:
             raise ValueError(
                 f"learning_rate and clip_norm must be positive, got {self.learning_rate} and {self.clip_norm}"
@@ -77,6 +96,17 @@ class Batch:
     def generators(self) -> list[torch.Generator]:
         """One generator per sample, the same whoever takes the sample."""
         return [sample_generator(self.seed, self.step, index) for index in self.indices]
+
+    def parts(self, count: int) -> list["Batch"]:
+        """This worker's part in `count` equal pieces. Raises ConfigError if they cannot be equal."""
+        size, rest = divmod(len(self.indices), count)
+        if rest:
+            raise ConfigError(
+                f"accumulate = {count} must divide the {len(self.indices)} samples that a worker has of a batch: "
+                "change it, batch_size or the number of workers"
+            )
+        pieces = [self.indices[i * size : (i + 1) * size] for i in range(count)]
+        return [replace(self, indices=piece) for piece in pieces]
 
     def items(self, count: int) -> list[int]:
         """Which of `count` training items each sample is: all items once per epoch, in shuffled order."""
@@ -114,7 +144,8 @@ def start(objective: Objective, loop: LoopSpec) -> TrainState:
 def fit(objective: Objective, loop: LoopSpec, *, worker: Worker, run_name: str, seed: int) -> TrainState:
     """Train to the last step, from the newest intact checkpoint of this run name if there is one.
 
-    Raises NonFiniteLossError, naming step and last good checkpoint, if loss or gradient is not finite.
+    Raises NonFiniteLossError, naming step and last good checkpoint, if loss or gradient is not finite, and was so
+    again after each return to that checkpoint.
     """
     module = distribute(objective, worker.device)
     state = start(objective, loop)
@@ -124,8 +155,12 @@ def fit(objective: Objective, loop: LoopSpec, *, worker: Worker, run_name: str, 
     with worker.progress.task(run_name, total=loop.steps) as task:
         task.update(state.step)
         while state.step < loop.steps:
-            batch = Batch(seed, state.step, indices, loop.batch_size)
-            metrics = train_step(module, state, loop, batch, checkpoints)
+            batch = Batch(seed + RETURNED * state.returns, state.step, indices, loop.batch_size)
+            try:
+                metrics = train_step(module, state, loop, batch, checkpoints)
+            except NonFiniteLossError as error:
+                go_back(state, loop, checkpoints, error)
+                continue
             task.update(1, loss=metrics["loss"])
             last = state.step == loop.steps
             if last or state.step % loop.log_every == 0:
@@ -148,11 +183,12 @@ def train_step(
     for group in state.optimizer.param_groups:
         group["lr"] = loop.learning_rate * factor * group["factor"]
     state.optimizer.zero_grad(set_to_none=True)
-    terms: dict[str, Tensor] = module(batch)
-    terms["loss"].backward()  # type: ignore[no-untyped-call]
+    terms = accumulate(module, batch.parts(loop.accumulate))
     norm = nn.utils.clip_grad_norm_(state.model.parameters(), loop.clip_norm)
     metrics = mean_over_workers(terms | {"gradient_norm": norm})
-    if not math.isfinite(metrics["loss"] + metrics["gradient_norm"]):
+    if not math.isfinite(metrics["loss"] + metrics["gradient_norm"]) or _is_spike(
+        metrics["loss"], state, loop
+    ):
         raise NonFiniteLossError(
             f"step {state.step}: loss {metrics['loss']}, gradient norm {metrics['gradient_norm']}; "
             f"the last good checkpoint is {checkpoints.last.key if checkpoints.last else 'none'}: "
@@ -164,7 +200,36 @@ def train_step(
     if state.averages:
         state.averages.update(state.model)
     state.step += 1
+    state.losses = [*state.losses, metrics["loss"]][-REMEMBERED:]
     return metrics | {"learning_rate": loop.learning_rate * factor}
+
+
+def accumulate(module: nn.Module, parts: Sequence[Batch]) -> dict[str, Tensor]:
+    """Add up the gradients of equal parts of a batch, exchanged once by workers: the means of their terms."""
+    found: list[dict[str, Tensor]] = []
+    for part in parts:
+        with nullcontext() if part is parts[-1] else unsynchronised(module):
+            found.append(module(part))
+            (found[-1]["loss"] / len(parts)).backward()  # type: ignore[no-untyped-call]
+    return {name: torch.stack([terms[name].detach() for terms in found]).mean(0) for name in found[0]}
+
+
+def go_back(state: TrainState, loop: LoopSpec, checkpoints: Checkpoints, error: NonFiniteLossError) -> None:
+    """Take the state back to the newest checkpoint. Raises the error if there is none, or no try is left.
+
+    All workers see the same loss, so all of them come here together.
+    """
+    returns = state.returns + 1
+    if returns > loop.max_returns or not checkpoints.restore(state):
+        raise error
+    logger.warning("%s; going back to step %d, return %d of %d", error, state.step, returns, loop.max_returns)
+    state.returns = returns
+
+
+def _is_spike(loss: float, state: TrainState, loop: LoopSpec) -> bool:
+    """Whether a loss is far above the median of the last ones, once there are enough of them."""
+    known = len(state.losses) == REMEMBERED
+    return bool(loop.max_spike) and known and loss > loop.max_spike * median(state.losses)
 
 
 def learning_rate_factor(loop: LoopSpec, step: int) -> float:

@@ -18,6 +18,8 @@ def rates_by_fan_in(
     """
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         fan_in = parameter[0].numel() if parameter.ndim > 1 else 1
         factor = (factors or {}).get(name, min(1.0, reference / fan_in))
         groups.setdefault(factor, []).append(parameter)

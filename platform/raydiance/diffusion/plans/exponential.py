@@ -60,26 +60,20 @@ def unipc(schedule: Schedule, grid: Grid, *, order: int = 2) -> SamplingPlan:
     """UniPC (Zhao et al. 2023): each prediction also corrects the step that led to it. NFE = S.
 
     Predictor and corrector take the polynomial through the last `order` predictions, and the new one. Its
-    integral is taken exactly, so the function B(h) of the paper drops out.
+    integral is taken exactly, so the function B(h) of the paper drops out. The base point is the predicted one:
+    what the corrector adds to it enters the next step, so that a row has one form instead of two.
     """
     _check("unipc", order, 3)
-    draft, past = Draft(), list[Symbol]()
+    draft, past, predicted = Draft(), list[Symbol](), Symbol()
     for i, (s, s_next) in enumerate(grid.steps):
-        if i == 0:
-            past.append(draft.call_x_0(s))
-            moved = X
-        else:
-            levels = grid.sigmas[max(i - order, 0) : i + 1][::-1]  # this one, then the `order` before it
-            predicted = _exponential_step(X, levels[1], s, levels[1:], past)
-            past.insert(0, draft.call_x_0(s, predicted))
-            moved = _exponential_step(X, levels[1], s, levels, past)
+        past.insert(0, draft.call_x_0(s))
         if s_next == 0:
-            moved = past[0]
-        elif i == grid.num_steps - 1:
-            moved = _exponential_step(
-                moved, s, s_next, grid.sigmas[max(i - order + 1, 0) : i + 1][::-1], past
-            )
-        draft.commit(moved)
+            draft.commit(past[0])
+            break
+        levels = grid.sigmas[max(i - order, 0) : i + 1][::-1]  # this one, then the `order` before it
+        corrected = X + _integral(levels[1], s, levels, past) - predicted if i else X
+        predicted = _integral(s, s_next, levels[:order], past)
+        draft.commit(s_next / s * corrected + predicted)
     return finish(draft, f"unipc{order}", grid, order + 1)
 
 
@@ -102,17 +96,15 @@ def _data_part(past: list[Symbol], lengths: list[float], order: int) -> Symbol:
     return -phi_1 * past[0] + phi_2 * first - phi_3 * second
 
 
-def _exponential_step(
-    x: Symbol, s: float, s_next: float, levels: Sequence[float], past: Sequence[Symbol]
-) -> Symbol:
-    """s'/s x + integral of exp(lambda - lambda') times the polynomial through x_0 at the levels, newest
+def _integral(s: float, s_next: float, levels: Sequence[float], past: Sequence[Symbol]) -> Symbol:
+    """The integral over a step of exp(lambda - lambda') times the polynomial through x_0 at the levels, newest
     first.
     """
     start, end = -math.log(s), -math.log(s_next)
     weights = lagrange_integrals(
         [-math.log(level) for level in levels], start, end, weight=lambda lam: np.exp(lam - end)
     )
-    return sum((w * x_0 for w, x_0 in zip(weights, past)), s_next / s * x)
+    return sum((w * x_0 for w, x_0 in zip(weights, past)), Symbol())
 
 
 def _check(name: str, order: int, most: int) -> None:

@@ -110,7 +110,7 @@ def fon(schedule: Schedule, grid: Grid) -> SamplingPlan:
     for i, (t, t_next) in enumerate(pairwise(times)):
         x_vp, step, middle = _alpha(schedule, t) * X, t - t_next, (t + t_next) / 2
         past.insert(0, _drift(draft, schedule, t, x_vp))
-        if i < 3 and t_next >= 0:
+        if i < 3 and t_next > -1e-6:  # a level's time is known up to rounding; clean data has none to ask at
             d1 = past[0]
             d2 = _drift(draft, schedule, middle, x_vp + step / 2 * d1)
             d3 = _drift(draft, schedule, middle, x_vp + step / 2 * d2)

@@ -1,10 +1,10 @@
 """How far learned plans are ahead of our own best training-free ones, on noises they were not fitted to.
 
-    python benchmarks/diffusion_learning.py [--quick] [--only NAME] [--denoiser KEY]
+    python benchmarks/samplers_learning.py [--quick] [--only NAME] [--denoiser KEY]
 
 Three Gaussian mixtures with exact predictions, and, with the key of a denoiser of digits in the store, that
 network (its reference is deis3 on the quadratic grid with 200 calls); the linear schedule. Errors as in
-diffusion_accuracy.py; on digits the root mean square over the spread of the samples. The last line is JSON.
+samplers.py; on digits the root mean square over the spread of the samples. The last line is JSON.
 """
 
 import argparse
@@ -92,9 +92,7 @@ def main() -> None:
         for nfe in (5,) if options.quick else (5, 8):
             report[f"{name}-{nfe}"] = compare(name, case, nfe, options.quick)
     print(
-        json.dumps(
-            {"benchmark": "diffusion_learning", "seconds": time.perf_counter() - begin, "rows": report}
-        )
+        json.dumps({"benchmark": "samplers_learning", "seconds": time.perf_counter() - begin, "rows": report})
     )
 
 

@@ -1,0 +1,155 @@
+"""Diffusion on radiance fields themselves (DiffRF, Mueller et al. 2023): what is trained, and its loss.
+
+    loss = L_RF + lambda_RGB omega_t L_RGB
+
+L_RF is the error of the denoiser on the field's data, L_RGB that of views of its estimate of f_0, rendered,
+against the object's true views. The paper's lambda_RGB and omega_t are not published in numbers; those here
+are our own choice.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Ge, Gt, Interval
+from torch import Generator, Tensor
+
+from raydiance.data.fieldsets import FieldCode
+from raydiance.data.views import ViewDataset
+from raydiance.diffusion import losses, schedules
+from raydiance.diffusion.preconditioning import Clean, discrete_clean
+from raydiance.fields import Rays, render
+from raydiance.models import UNetSpec
+from raydiance.spec import spec
+from raydiance.training.loop import Batch, Decay, LoopSpec
+
+__all__ = ["FieldLoop", "FieldUNetSpec", "RadianceTraining", "RenderingLoss", "ViewLoss"]
+
+OMEGA = {"alpha_bar": 1.0, "alpha_bar_squared": 2.0, "one": 0.0}
+
+
+@spec
+class FieldUNetSpec(UNetSpec):
+    """The U-Net of fields: it works on patches, beside a global path on the field made coarse."""
+
+    in_channels: int = 4
+    out_channels: int = 4
+    channels: int = 32
+    multipliers: tuple[int, ...] = (1, 2)
+    attention_levels: tuple[int, ...] = ()
+    patch: int = 4
+    resolution: int = 32
+    global_width: int = 512
+    global_pool: int = 4
+
+
+@spec
+class FieldLoop(LoopSpec):
+    """How the denoiser of fields is stepped."""
+
+    steps: int = 800
+    batch_size: int = 8
+    learning_rate: float = 2e-3
+    decay: Decay = "linear"
+    ema_decay: float = 0.99
+
+
+@spec
+class RenderingLoss:
+    """L_RGB: the mean squared error of rays of the estimated f_0 against the object's views, over white.
+
+    weight: lambda_RGB, 0 for none. omega: omega_t, by the share alpha_bar of signal at t. views, rays: of
+    each object at each step, the rays in all.
+    """
+
+    weight: Annotated[float, Ge(0)] = 10.0
+    omega: Literal["alpha_bar", "alpha_bar_squared", "one"] = "alpha_bar"
+    views: Annotated[int, Ge(1)] = 2
+    rays: Annotated[int, Ge(1)] = 1024
+    num_samples: Annotated[int, Ge(2)] = 48
+
+
+@spec
+class RadianceTraining:
+    """A network of f_0 at the training steps t of a DDPM schedule, t drawn evenly over a batch.
+
+    It estimates f_0 and not the noise: what is put into the network are patches of many numbers, few of which
+    tell anything; a narrow network can say them, but not the noise of all of them. L_RF is the squared error
+    of f_0.
+    """
+
+    model: FieldUNetSpec = FieldUNetSpec()
+    loop: FieldLoop = FieldLoop()
+    rendering: RenderingLoss = RenderingLoss()
+    schedule: Literal["linear", "quadratic", "cosine"] = "linear"
+    num_train_steps: Annotated[int, Ge(2)] = 1000
+    drop_condition: Annotated[float, Interval(ge=0, le=1)] = 0.1
+    preview_samples: Annotated[int, Ge(1)] = 6
+    preview_steps: Annotated[int, Gt(0)] = 18
+    preview_size: Annotated[int, Ge(16)] = 64
+
+    @property
+    def sigma_data(self) -> float:
+        """Of a basis, which fields do not have."""
+        return 1.0
+
+    @property
+    def sigma_max(self) -> float:
+        """Where previews start."""
+        return 80.0
+
+    @property
+    def preconditioning(self) -> Clean:
+        return discrete_clean(self.schedule, self.num_train_steps)
+
+    @property
+    def described(self) -> Mapping[str, object]:
+        """What spec.json tells beside the model: see diffusion.preconditioning.from_plain."""
+        return {"schedule": self.schedule, "num_train_steps": self.num_train_steps, "predicts": "clean"}
+
+    def draw_sigma(self, batch: Batch, generators: Sequence[Generator]) -> Tensor:
+        """Noise levels [B] of a batch, an own generator for each item."""
+        return losses.stratified_discrete_sigma(
+            schedules.named(self.schedule, self.num_train_steps), batch.indices, batch.batch_size, generators
+        )
+
+
+class ViewLoss:
+    """L_RGB omega_t of each item, against the views of the objects with these indices in the data set."""
+
+    def __init__(
+        self, rendering: RenderingLoss, code: FieldCode, views: ViewDataset, objects: Sequence[int]
+    ) -> None:
+        self.rendering, self.code, self.views, self.objects = rendering, code, views, objects
+        self.train_views = torch.as_tensor(views.train_views)
+
+    def __call__(
+        self, denoised: Tensor, sigma: Tensor, rows: Sequence[int], generators: Sequence[Generator]
+    ) -> Tensor:
+        """[B], of estimates of f_0 [B, 4, X, Y, Z] at noise levels sigma [B]."""
+        parts = [self._rays(self.objects[row], g) for row, g in zip(rows, generators, strict=True)]
+        origins, directions, truth, jitter = (
+            torch.stack(each).to(denoised.device) for each in zip(*parts, strict=True)
+        )
+        seen = render(
+            self.code.decode(denoised),
+            Rays(origins, directions),
+            num_samples=self.rendering.num_samples,
+            jitter=jitter,
+            skip_empty=True,  # what is below the margin has no slope
+        ).colour
+        error = (seen - truth).square().flatten(1).mean(1)
+        return losses.power_weight(sigma, OMEGA[self.rendering.omega]) * error
+
+    def _rays(self, index: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Random rays of random training views of an object: origins, directions, colours over white,
+        jitter.
+        """
+        size, count = self.views.size, min(self.rendering.views, len(self.train_views))
+        chosen = self.train_views[torch.randperm(len(self.train_views), generator=generator)[:count]]
+        which = torch.arange(self.rendering.rays) % count
+        columns, rows = torch.randint(size, (2, self.rendering.rays), generator=generator)
+        rays = self.views.cameras(index).pixel_rays(chosen[which], columns, rows)
+        rgba = self.views.images(index, chosen)[which, rows, columns].float() / 255
+        truth = rgba[:, :3] * rgba[:, 3:] + (1 - rgba[:, 3:])
+        return rays.origins, rays.directions, truth, torch.rand(self.rendering.rays, generator=generator)
