@@ -22,7 +22,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -56,13 +56,18 @@ class Seen:
     mute: int = 0
     moments: list[tuple[float, float, bool]] = field(default_factory=list)  # (due, latency, answered)
 
+    @property
+    def last_s(self) -> float:
+        """When the last answer was there."""
+        return max((due + latency for due, latency, _ in self.moments), default=0.0)
+
     def facts(self) -> dict[str, Any]:
         found = sorted(self.latencies)
         at = lambda share: round(found[min(len(found) - 1, int(share * len(found)))], 3) if found else None  # noqa: E731
         return {
             "offered": sum(self.statuses.values()),
             "statuses": dict(self.statuses),
-            "answered_per_s": round(len(found) / self.seconds, 2),
+            "answered_per_s": round(len(found) / max(self.seconds, self.last_s), 2),
             "p50_s": at(0.5),
             "p95_s": at(0.95),
             "p99_s": at(0.99),
@@ -305,8 +310,8 @@ def soak(store: Store, ref: ArtifactRef, plan: str, count: int) -> dict[str, Any
 
 
 @contextmanager
-def endpoint(store: Store, bundles: Sequence[ArtifactRef], meant: list[ArtifactRef]) -> Iterator[str]:
-    spec = replace(SPEC, bundle="load@champion")
+def endpoint(store: Store, meant: list[ArtifactRef], replicas: int) -> Iterator[str]:
+    spec = replace(SPEC, bundle="load@champion", replicas=replicas)
     with running(
         spec, store, resolve=lambda name, alias: meant[0], cluster=ClusterSpec(address="local"), keys=[]
     ) as up:
@@ -322,6 +327,7 @@ def main() -> None:
     parser.add_argument("--store", help="serve its newest bundle; else a small one is made")
     parser.add_argument("--seconds", type=float, default=60.0, help="of arrivals at each load")
     parser.add_argument("--updates", type=int, default=10, help="of the alias")
+    parser.add_argument("--replicas", type=int, default=1)
     parser.add_argument("--count", type=int, default=10_000, help="requests of the soak")
     parser.add_argument("--plan", help="the plan of all requests")
     parser.add_argument("--out", type=Path, help="a JSON file of the results, to which these are added")
@@ -337,7 +343,7 @@ def main() -> None:
         staged = [name for name in STAGES if name in arguments.only or name == "ceiling"]
         if set(arguments.only) & set(STAGES):
             state: dict[str, Any] = {"bundles": refs, "meant": [refs[0]], "updates": arguments.updates}
-            with endpoint(store, refs, state["meant"]) as url:
+            with endpoint(store, state["meant"], arguments.replicas) as url:
 
                 async def go() -> None:
                     load = Load(url, plan)

@@ -47,6 +47,18 @@ def test_a_sample_is_the_glb_that_the_library_makes_and_says_where_it_is_from(
     assert ".glb" in headers["content-disposition"] and "sample;dur=" in headers["server-timing"]
 
 
+def test_guidance_is_in_the_file_and_in_the_name(app: FastAPI) -> None:
+    body = {"seed": 7, "plan": "fast", "category": "class1"}
+    plain, guided = post(app, body), post(app, body | {"guidance": 2.5})
+    assert guided.status_code == 200 and plain.content != guided.content
+    assert glb_extras(guided.content)["guidance"] == 2.5
+    name = guided.headers["raydiance-sample"]
+    assert name.endswith("~fast~7~class1~2.5")
+    assert ask(app, lambda client: client.get(f"/v1/samples/{name}")).content == guided.content
+    problem(ask(app, lambda client: client.get(f"/v1/samples/{name[:-3]}99.0")), 404)
+    problem(post(app, {"seed": 7, "guidance": 2.5}), 422)
+
+
 def test_the_same_bytes_alone_and_in_a_full_mixed_batch(app: FastAPI, sampler: Sampler) -> None:
     plans = ("fast", "default", "stochastic")
     bodies = [{"seed": seed, "plan": plans[seed % 3]} for seed in range(14)]

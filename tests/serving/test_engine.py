@@ -137,6 +137,31 @@ def test_labels_go_with_their_samples() -> None:
     engine.close()
 
 
+def test_guided_samples_and_those_without_a_class_share_calls() -> None:
+    def network(x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+        labels = torch.full((len(x),), 5, device=x.device) if labels is None else labels
+        s = sigma.view(-1, 1, 1, 1, 1)
+        return (x - labels.view(-1, 1, 1, 1, 1).to(x) * s / (1 + s)) / (1 + s)
+
+    def made(**settings: object) -> Tensor:
+        engine = Engine(network, SHAPE, sizes=(2, 3), slots=8, no_label=5)
+        ticket = engine.submit(order(1, ddim(6), **settings))
+        run_all(engine)
+        engine.close()
+        return value(ticket)
+
+    cases = [{"label": 2, "guidance": 3.0}, {"label": 2}, {}, {"label": 1, "guidance": 1.5}, {"label": 0}]
+    engine = Engine(network, SHAPE, sizes=(2, 3), slots=8, no_label=5)
+    tickets = [engine.submit(order(1, ddim(6), **case)) for case in cases]
+    run_all(engine)
+    together = [value(ticket) for ticket in tickets]
+    engine.close()
+    for case, x_0 in zip(cases, together):
+        assert torch.equal(x_0, made(**case)), case
+    guided, plain, none = together[:3]  # the network is linear in the label, so the samples are, too
+    torch.testing.assert_close(guided, none + 3.0 * (plain - none), atol=1e-4, rtol=1e-4)
+
+
 def test_a_full_queue_refuses_and_a_free_place_takes() -> None:
     engine = Engine(gaussian, SHAPE, sizes=(2,), slots=2, queue=3)
     for seed in range(5):

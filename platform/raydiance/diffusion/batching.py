@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from raydiance.diffusion.arithmetic import point_of
 from raydiance.diffusion.plan import Form, Row, SamplingPlan, from_json
 from raydiance.diffusion.randomness import draw_noise
 from raydiance.errors import ConfigError
@@ -165,18 +166,16 @@ class PlanBatch:
 
 
 def _points(forms: Sequence[Form], x: Tensor, history: tuple[Tensor, ...], noise: Tensor | None) -> Tensor:
-    """Each item's a x + sum_j b_j h_j + c z; terms that no item has are left out."""
-    depth = max(len(form.history) for form in forms)
-    table = [[form.x for form in forms]]
-    table += [[form.history[j] if j < len(form.history) else 0.0 for form in forms] for j in range(depth)]
-    table += [[form.noise for form in forms]]
-    columns = _columns(table, x)
-    point = x * columns[0] if any(form.x != 1 for form in forms) else x
-    terms = [*history[:depth], noise]
-    for values, column, term in zip(table[1:], columns[1:], terms):
-        if term is not None and any(values):
-            point = torch.addcmul(point, column, term)
-    return point
+    """Each item's a x + sum_j b_j h_j + c z, by the operations of `sampling.sample`: the same bits as alone."""
+    if all(form == forms[0] for form in forms):
+        return point_of(forms[0], x, history, noise)
+    items = [slice(i, i + 1) for i in range(len(forms))]
+    return torch.cat(
+        [
+            point_of(form, x[i], tuple(h[i] for h in history), None if noise is None else noise[i])
+            for form, i in zip(forms, items)
+        ]
+    )
 
 
 def _kept(rows: Sequence[Row], q: Tensor, e: Tensor) -> Tensor:

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from raydiance.diffusion.arithmetic import point_of
 from raydiance.diffusion.batching import PlanBatch, Query
-from raydiance.diffusion.plan import Form, SamplingPlan
+from raydiance.diffusion.plan import SamplingPlan
 from raydiance.diffusion.preconditioning import NoisePredictor
 from raydiance.diffusion.randomness import Randomness, draw_noise
 from raydiance.errors import ConfigError
@@ -65,35 +66,16 @@ def sample(
     sigma_dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     for done, row in enumerate(plan.rows[start:], start=start + 1):
         z = draw_noise(generator, x) if stochastic and row.draws_noise else None
-        q = _point(row.query, x, history, z)
+        q = point_of(row.query, x, history, z)
         e = predict_noise(q, x.new_full(batch, row.sigma, dtype=sigma_dtype))
         if e.dtype != x.dtype:
             e = e.to(x.dtype)
         history = (_kept(row.keep, q, e), *history[: memory - 1])
         if row.commit is not None:
-            x = _point(row.commit, x, history, z)
+            x = point_of(row.commit, x, history, z)
         if callback is not None:
             callback(Step(SamplerState(done, x, history), q, e, row.sigma))
     return x
-
-
-def _point(form: Form, x: Tensor, history: tuple[Tensor, ...], z: Tensor | None) -> Tensor:
-    """a x + sum_j b_j h_j + c z.
-
-    Only tensors made here are written in place: those given are shared with the history and the caller.
-    """
-    if form.shares:
-        point = history[0]
-        for share, h in zip(form.shares, (*history[1 : len(form.history)], x)):
-            point = torch.lerp(point, h, share) if point is history[0] else point.lerp_(h, share)
-        return point if z is None or form.noise == 0 else point.add_(z, alpha=form.noise)
-    point = x if form.x == 1 else x * form.x
-    for b, h in zip(form.history, history):
-        if b != 0:
-            point = torch.add(point, h, alpha=b) if point is x else point.add_(h, alpha=b)
-    if z is not None and form.noise != 0:
-        point = torch.add(point, z, alpha=form.noise) if point is x else point.add_(z, alpha=form.noise)
-    return point
 
 
 def _kept(keep: tuple[float, float], q: Tensor, e: Tensor) -> Tensor:

@@ -179,13 +179,14 @@ def told(bundle: Bundle, request: SampleRequest, form: Format, seeds: Sequence[i
     }
     chosen = tuple(name for name in ("resolution", "texture") if getattr(request, name) is not None)
     said |= {name: getattr(request, name) for name in drawn.get(form, chosen)}
-    said |= request.brought
+    said |= request.brought | ({} if request.guidance == 1.0 else {"guidance": request.guidance})
     return said if len(seeds) == 1 else {**said, "seeds": list(seeds)}
 
 
 def _lineage(said: Mapping[str, Any], request: SampleRequest) -> dict[str, str]:
     names = [
-        str(SampleId.of(said["sha256"], said["plan"], seed, request.category)) for seed in request.all_seeds
+        str(SampleId.of(said["sha256"], said["plan"], seed, request.category, request.guidance))
+        for seed in request.all_seeds
     ]
     named = {} if request.brought else {"Raydiance-Sample": ",".join(names)}  # an upload is in no name
     return named | {

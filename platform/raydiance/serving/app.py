@@ -118,7 +118,12 @@ def _add_samples(app: FastAPI, desk: Desk) -> None:
         form = Wish(accept, True, None).format(wanted.format)
         drawing = wanted.model_dump(exclude={"format"})
         body = SampleRequest(
-            seed=name.seed, plan=name.plan, category=name.category, model=name.bundle, **drawing
+            seed=name.seed,
+            plan=name.plan,
+            category=name.category,
+            guidance=name.guidance,
+            model=name.bundle,
+            **drawing,
         )
         return await unless_gone(request, desk.alone(body, form, client), PRIVATE)
 

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from raydiance.diffusion.batching import PlanBatch, Query
-from raydiance.generation.execution import fill
-from raydiance.serving.completing import completed
+from raydiance.generation.execution import in_calls
+from raydiance.serving.batches import completed, guided_by, join
 from raydiance.serving.fairness import Shares, admitted_next, pushed_out
 from raydiance.serving.orders import Order, Progress, Stats, Ticket, Timing
 from raydiance.serving.problems import NotReadyError, OverloadError, ServingError, TooLateError
@@ -40,7 +40,8 @@ class Engine:
     yourself.
 
     sizes: the network is called with these numbers of samples only (filled up). slots: samples in progress at
-    most; queue: how many more may wait. network_s: first guess of one call's time.
+    most; queue: how many more may wait. network_s: first guess of one call's time. no_label: the class of those
+    that have none.
     """
 
     def __init__(
@@ -54,11 +55,12 @@ class Engine:
         finishers: int = 1,
         device: torch.device | str = "cpu",
         network_s: float = 0.05,
+        no_label: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if not sizes or list(sizes) != sorted(set(sizes)) or not 1 <= sizes[0] <= sizes[-1] <= slots:
             raise ValueError(f"need ascending sizes between 1 and slots = {slots}, got {sizes}")
-        self.stats = Stats()
+        self.stats, self._no_label = Stats(), no_label
         self.tick_s, self.finish_s = network_s, 0.0
         self._fastest_s = network_s
         self._network, self._sizes, self._slots, self._queue, self._clock = (
@@ -182,11 +184,12 @@ class Engine:
                 return False
             self._activate(chosen)
             batch = self._active
-        known = {ticket.number: ticket.order.known for ticket in chosen}
+        by_number = {ticket.number: ticket for ticket in chosen}
         try:
             query = batch.query()
-            eps, network_s = self._call(query.x, query.sigma, chosen, batch)
-            eps = completed(query, eps, [known.get(item.key) for item in batch.items])  # type: ignore[call-overload]
+            tickets = [by_number[item.key] for item in batch.items]  # type: ignore[index]
+            eps, network_s = self._call(query, tickets)
+            eps = completed(query, eps, [ticket.order.known for ticket in tickets])
             advanced, finished = batch.advance(query, eps)
         except Exception as error:  # noqa: BLE001  the requests of this batch fail, the engine goes on
             self._abandon(batch, error)
@@ -288,18 +291,22 @@ class Engine:
             self._parked[number] = self._active.keep(lambda item, wanted=number: item.key == wanted)  # type: ignore[index, misc]
         self._active = join([self._parked.pop(ticket.number) for ticket in chosen])
 
-    def _call(
-        self, x: Tensor, sigma: Tensor, chosen: list[Ticket[Any]], batch: PlanBatch
-    ) -> tuple[Tensor, float]:
-        labels = None
-        if any(ticket.order.label is not None for ticket in chosen):
-            by_number: Mapping[Any, Ticket[Any]] = {ticket.number: ticket for ticket in chosen}
-            values = [by_number[item.key].order.label for item in batch.items]
-            labels = fill(torch.tensor(values, device=x.device), self._sizes)
+    def _call(self, query: Query, tickets: list[Ticket[Any]]) -> tuple[Tensor, float]:
+        """The noise of each item, by as few network calls as its sizes allow; guided items take two places."""
         began = self._clock()
-        eps = self._network(fill(x, self._sizes), fill(sigma, self._sizes), labels)[: len(x)]
-        if x.is_cuda:
-            torch.cuda.synchronize(x.device)
+        labels = [ticket.order.label for ticket in tickets]
+        guided = [i for i, ticket in enumerate(tickets) if ticket.order.guidance != 1.0]
+        asked = torch.tensor([*range(len(tickets)), *guided], device=query.x.device)
+        told = None
+        if any(label is not None for label in labels):
+            values = [self._no_label if label is None else label for label in labels]
+            told = torch.tensor([*values, *(self._no_label for _ in guided)], device=query.x.device)
+        x, sigma = (query.x[asked], query.sigma[asked]) if guided else (query.x, query.sigma)
+        eps = in_calls(self._network, self._sizes, x, sigma, told)
+        if guided:
+            eps = guided_by(eps, guided, [ticket.order.guidance for ticket in tickets])
+        if eps.is_cuda:
+            torch.cuda.synchronize(eps.device)
         return eps, self._clock() - began
 
     def _watch(self, batch: PlanBatch, chosen: list[Ticket[Any]], query: Query, eps: Tensor) -> None:
@@ -374,18 +381,3 @@ class Engine:
             ticket.future.set_result((value, timing))
         else:
             ticket.future.set_exception(failure)
-
-
-def join(batches: list[PlanBatch]) -> PlanBatch:
-    """One batch of several; what one remembers and another does not is filled with zeros, which nobody
-    reads.
-    """
-    depth = max(len(batch.history) for batch in batches)
-    history = tuple(
-        torch.cat(
-            [batch.history[j] if j < len(batch.history) else torch.zeros_like(batch.x) for batch in batches]
-        )
-        for j in range(depth)
-    )
-    items = tuple(item for batch in batches for item in batch.items)
-    return PlanBatch(items, torch.cat([batch.x for batch in batches]), history)

@@ -10,7 +10,7 @@ from raydiance.serving.bundles import Catalogue
 from raydiance.serving.canary import Canary
 from raydiance.serving.identity import DIGITS
 from raydiance.serving.messages import Answer, Description, Step
-from raydiance.serving.problems import NotFoundError, NotReadyError, ServingError
+from raydiance.serving.problems import NotFoundError, NotReadyError, OverloadError, ServingError
 from raydiance.serving.schema import CanaryInfo, Format, Link, ModelInfo, ModelList, SampleRequest
 from raydiance.storage import ArtifactRef
 
@@ -51,6 +51,7 @@ class Router:
         self._catalogue = NOTHING_MORE
         self._canary: Canary | None = None
         self._under_way, self._closed = 0, False
+        self._most = (spec.max_replicas or spec.replicas) * (spec.slots + spec.queue)
         self.adopt(catalogue)
 
     def adopt(self, catalogue: Catalogue) -> None:
@@ -152,6 +153,8 @@ class Router:
     def _counted(self) -> Iterator[None]:
         if self._closed:
             raise NotReadyError("the endpoint is shutting down; ask another one, or later", 5.0)
+        if self._under_way >= self._most:  # told here it costs little; told by a replica it has waited first
+            raise OverloadError(f"{self._most} requests are under way; try again later", 1.0)
         self._under_way += 1
         try:
             yield

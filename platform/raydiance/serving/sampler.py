@@ -62,6 +62,7 @@ class Sampler:
             finishers=spec.finishers,
             device=device,
             network_s=network_s,
+            no_label=self.bundle.spec.denoiser.num_classes,
         )
         self.studio = Studio(self.bundle, spec.max_upload_bytes)
         self.engine.__enter__()
@@ -253,6 +254,7 @@ class Sampler:
             finish=partial(finish, self.bundle, request, form, seed),
             generator=generator,
             label=self.bundle.label(request.category),
+            guidance=request.guidance,
             watch=watch,
             priority=request.priority,
             client=client,

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 __all__ = [
     "FORMATS",
+    "MAX_GUIDANCE",
     "MAX_SEED",
     "CanaryInfo",
     "Format",
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 MAX_SEED = 2**63 - 1
+MAX_GUIDANCE = 20.0
 
 
 class Format(StrEnum):
@@ -120,6 +122,9 @@ class SampleRequest(SampleDrawing):
     category: Name | None = Field(
         default=None, description="what to make, where the bundle was taught categories"
     )
+    guidance: Annotated[float, Field(ge=1, le=MAX_GUIDANCE)] = Field(
+        default=1.0, description="how much more of the category, away from what has none (classifier-free)"
+    )
     priority: Annotated[int, Field(ge=-1, le=1)] = Field(
         default=0, description="1 before 0 before -1 (background)"
     )
@@ -141,6 +146,8 @@ class SampleRequest(SampleDrawing):
         given = [name for name, value in ways.items() if value is not None]
         if len(given) > 1:
             raise ValueError(f"give either {' or '.join(given)}: each of them chooses the plan")
+        if self.guidance != 1.0 and self.category is None:
+            raise ValueError("guidance needs a category to lead to")
         if self.steps is not None and self.plan is None:
             raise ValueError("steps needs a solver as plan; GET /v1/plans names them")
         return self
