@@ -11,7 +11,7 @@ from typer.main import get_command
 
 from raydiance.cli.app import app
 from raydiance.config import compose
-from raydiance.config.stages import STAGES
+from raydiance.config.stages import ASIDE, STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -40,7 +40,7 @@ def test_commands_exist_and_their_settings_compose(line: str) -> None:
     of_a_job = {"--dry-run", "--fresh", "--params", "--input"} if verb in ("run", "submit") else set()
     assert {word for word in arguments if word.startswith("--")} <= options | of_a_job
     if verb in ("run", "submit"):
-        assert any(arguments[0] in stages for stages in STAGES.values())
+        assert any(arguments[0] in stages for stages in (*STAGES.values(), *ASIDE.values()))
     compose([word for word in arguments if "=" in word and not word.startswith("--")])
 
 
