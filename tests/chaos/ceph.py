@@ -107,6 +107,7 @@ class Ceph:
 fsid = {fsid}
 mon host = [{address}]
 public addr = 127.0.0.1
+cluster addr = 127.0.0.1
 auth cluster required = cephx
 auth service required = cephx
 auth client required = cephx
