@@ -168,7 +168,7 @@ def postgres_server() -> Iterator[str]:
     as_user: list[str] = []
     if os.geteuid() == 0:  # PostgreSQL refuses to run as root
         shutil.chown(folder, "postgres")
-        as_user = ["runuser", "-u", "postgres", "--"]
+        as_user = ["/usr/sbin/runuser", "-u", "postgres", "--"]
     data, port = str(folder / "data"), free_port()
     initialise = [*as_user, str(binary.with_name("initdb")), "--auth=trust", "--username=mlflow", "-D", data]
     subprocess.run(initialise, check=True, capture_output=True, cwd=folder)

@@ -187,7 +187,7 @@ def postgres(ports: Ports, keys: Keys, folder: Path) -> Service:
     data, port = folder / "postgres", ports["postgres"]
     as_user = []
     if os.geteuid() == 0:  # PostgreSQL refuses to run as root
-        as_user = ["runuser", "-u", "postgres", "--"]
+        as_user = ["/usr/sbin/runuser", "-u", "postgres", "--"]
     if not (data / "PG_VERSION").exists():
         _initialise(Path(binary).resolve().with_name("initdb"), as_user, data, keys.postgres)
     options = ["-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={data}"]
