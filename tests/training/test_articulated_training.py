@@ -39,10 +39,8 @@ def test_micro_runs_through_all_stages(store: Store) -> None:
     assert [row["parts"] for row in outcome.tables["objects"]] == [2, 3]
     assert all(np.isfinite(value) and value > 0 for value in outcome.metrics.values())
     with Image.open(outcome.artifact.path("parts.png")) as sheet:
-        assert sheet.size == (
-            4 * 16 + 3 * 2,
-            4 * 16 + 3 * 2,
-        )  # truth, without, with, parts; two poses of each
+        # true, without, with and parts, in two poses; a row with labels for each of two objects
+        assert sheet.size == (8 * 16 + 7 * 2, 2 * (16 + 13) + 2)
     assert {ref.kind for ref in outcome.artifact.manifest.parents} == {"views", "articulated"}
 
 

@@ -77,12 +77,12 @@ def evaluate_articulated(spec: ArticulatedEvaluation, run: Run) -> Outcome:
 def pose_scores(
     model: ArticulatedField, views: ArticulatedViews, num_samples: int
 ) -> list[dict[str, object]]:
-    """PSNR in dB of each object in unseen poses: the mean over held-out views (over all, if there are none)."""
-    chosen = views.held_out_views if len(views.held_out_views) else views.train_views
+    """PSNR in dB of each object in unseen poses, the mean over views never trained on (all, if there are none)."""
+    chosen = _scored_views(views)
     found: list[list[Tensor]] = [[] for _ in views.names]
     for entry in views.test_objects.tolist():
         truth = composite(views.images(entry, chosen))
-        shown = _render(model, views, entry, chosen.tolist(), num_samples).cpu()
+        shown = _render(model, views, entry, chosen, num_samples).cpu()
         found[int(views.objects[entry])].append(psnr(shown.permute(0, 3, 1, 2), truth))
     means = [float(torch.cat(each).mean()) for each in found]
     return [{"object": name, "psnr": mean} for name, mean in zip(views.names, means, strict=True)]
@@ -103,20 +103,24 @@ def part_accuracy(model: ArticulatedField, views: ArticulatedViews, number: int)
 def parts_sheet(
     models: Mapping[str, ArticulatedField], views: ArticulatedViews, num_samples: int
 ) -> NDArray[np.uint8]:
-    """Unseen poses, one a row: the truth, what each model makes of it, and the parts that the last one found."""
-    view = int(views.held_out_views[0]) if len(views.held_out_views) else 0
+    """Objects by row in unseen poses: the truth, what each model makes of it, the parts that the last found."""
+    chosen = _scored_views(views)
     tiles: list[NDArray[np.uint8] | Tensor] = []
-    entries = [
-        entry
-        for number in range(len(views.names))
-        for entry in [int(e) for e in views.test_objects if views.objects[e] == number][:POSES_SHOWN]
-    ]
-    for entry in entries:
-        tiles.append(views.images(entry, [view])[0].numpy())
-        seen = [_render(model, views, entry, [view], num_samples) for model in models.values()]
-        seen.append(_render([*models.values()][-1], views, entry, [view], num_samples, parts=True))
-        tiles += [each[0].cpu() for each in seen]
-    return contact_sheet(tiles, columns=2 + len(models))
+    for number in range(len(views.names)):
+        entries = [int(entry) for entry in views.test_objects if views.objects[entry] == number][:POSES_SHOWN]
+        for place, entry in enumerate(entries):
+            view = chosen[place % len(chosen)]
+            seen = [_render(model, views, entry, [view], num_samples) for model in models.values()]
+            seen.append(_render([*models.values()][-1], views, entry, [view], num_samples, parts=True))
+            tiles += [views.images(entry, [view])[0].numpy(), *(each[0].cpu() for each in seen)]
+    names = ["true", *models, "parts"]
+    columns = len(tiles) // len(views.names)  # each object has as many unseen poses
+    return contact_sheet(tiles, columns=columns, labels=names * (len(tiles) // len(names)))
+
+
+def _scored_views(views: ArticulatedViews) -> list[int]:
+    """Views never trained on; all, if there are none."""
+    return [int(view) for view in (views.held_out_views if len(views.held_out_views) else views.train_views)]
 
 
 def _render(

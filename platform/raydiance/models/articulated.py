@@ -35,7 +35,7 @@ class ArticulatedSpec:
     resolutions: tuple[int, ...] = (8, 16, 32)
     weight_resolutions: tuple[int, ...] = (8, 16)
     skinning: bool = True
-    sharpness: Annotated[float, Gt(0)] = 1.0  # of the softmax
+    sharpness: Annotated[float, Gt(0)] = 4.0  # of the softmax
 
     def __post_init__(self) -> None:
         for name in ("resolutions", "weight_resolutions"):

@@ -26,11 +26,11 @@ __all__ = ["ArticulatedLoop", "ArticulatedTraining", "train_articulated"]
 class ArticulatedLoop(LoopSpec):
     """How articulated fields are stepped: a batch is of poses, of whatever objects."""
 
-    steps: int = 1200
+    steps: int = 1000
     batch_size: int = 4
     learning_rate: float = 0.1
-    checkpoint_every: int = 300
-    preview_every: int = 300
+    checkpoint_every: int = 250
+    preview_every: int = 250
 
 
 @spec
@@ -93,7 +93,7 @@ class ArticulatedObjective(Objective):
 
     def preview(self, weights: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
         """Objects in poses never trained on: the truth, what is rendered, and the parts."""
-        return {"parts": parts_sheet({"": self.model}, self.views, self.training_spec.num_samples)}
+        return {"parts": parts_sheet({"found": self.model}, self.views, self.training_spec.num_samples)}
 
 
 @dataclass(frozen=True)
