@@ -12,7 +12,7 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from safetensors import numpy as safetensors
 from safetensors.torch import load_file
 
@@ -29,6 +29,7 @@ from raydiance.tracking import Outcome, Run
 __all__ = ["ArticulateSpec", "ArticulatedViews", "articulate"]
 
 SURFACE_POINTS = 256  # of each part
+SEEDS = 1000  # of objects, for each seed of a run
 
 
 @spec
@@ -36,15 +37,17 @@ class ArticulateSpec:
     """Objects: `per_kind` of each of the kinds. Poses: num_poses to train on, num_unseen to be tested on."""
 
     kinds: tuple[str, ...] = KINDS
-    per_kind: Annotated[int, Ge(1)] = 1
+    per_kind: Annotated[int, Ge(1), Le(SEEDS)] = 1
     num_poses: Annotated[int, Ge(1)] = 24
     num_unseen: Annotated[int, Ge(1)] = 6
     look: RenderSpec = RenderSpec(num_views=12, held_out_every=4)
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.kinds) - set(KINDS))
-        if unknown or not self.kinds:
-            raise ValueError(f"kinds must be some of {', '.join(KINDS)}, got {', '.join(unknown) or 'none'}")
+        if unknown or not self.kinds or len(set(self.kinds)) < len(self.kinds):
+            raise ValueError(
+                f"kinds must be some of {', '.join(KINDS)}, each once, got {', '.join(self.kinds) or 'none'}"
+            )
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class _Task:
 def articulate(spec: ArticulateSpec, run: Run) -> Outcome:
     """Views of articulated objects in random poses, with those poses."""
     run.tracker.log_params(to_plain(spec))
-    seeds = [run.seed * 1000 + number for number in range(spec.per_kind)]
+    seeds = [run.seed * SEEDS + number for number in range(spec.per_kind)]
     total = spec.num_poses + spec.num_unseen
     objects = [perform(kind, seed, total) for kind in spec.kinds for seed in seeds]
     names = [f"{each.kind}-{number % spec.per_kind:03d}" for number, each in enumerate(objects)]
