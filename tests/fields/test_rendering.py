@@ -65,6 +65,22 @@ def both(backend: str, grid: torch.Tensor, rays: Rays, **options: Any) -> tuple[
     return result, grid.grad
 
 
+def test_a_function_is_rendered_as_the_grid_that_it_looks_up() -> None:
+    grid, rays = scene()
+    volume = grid.permute(0, 4, 1, 2, 3)
+
+    def look_up(points: torch.Tensor) -> torch.Tensor:
+        found = torch.nn.functional.grid_sample(volume, points.flip(-1)[:, None], align_corners=True)
+        return found[:, :, 0].movedim(1, -1)
+
+    jitter = torch.rand(rays.shape, generator=torch.Generator().manual_seed(1))
+    options = {"num_samples": 20, "background": BACKGROUND, "jitter": jitter}
+    found = rendering.render_function(look_up, rays, **options)
+    expected = render(VoxelField(grid), rays, backend="torch", **options)
+    for name in ("colour", "opacity", "depth"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     ("degree", "options"),

@@ -9,7 +9,12 @@ from raydiance.lazy import lazily
 
 if TYPE_CHECKING:
     from raydiance.config.composition import compose, load_params, params_text, validate, write_params
-    from raydiance.config.experiment import DigitsExperiment, Experiment, LatentExperiment
+    from raydiance.config.experiment import (
+        ArticulatedExperiment,
+        DigitsExperiment,
+        Experiment,
+        LatentExperiment,
+    )
     from raydiance.config.platform import (
         ClusterSpec,
         RetrySpec,
@@ -21,6 +26,7 @@ if TYPE_CHECKING:
     from raydiance.config.project import project_folder
 
 __all__ = [
+    "ArticulatedExperiment",
     "ClusterSpec",
     "DigitsExperiment",
     "Experiment",
@@ -39,6 +45,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "ArticulatedExperiment": "experiment",
     "ClusterSpec": "platform",
     "DigitsExperiment": "experiment",
     "Experiment": "experiment",

@@ -1,5 +1,6 @@
 """The whole of an experiment as one spec: what each stage is given, and where it runs."""
 
+from dataclasses import replace
 from typing import Literal, TypeAlias
 
 from raydiance.config.platform import (
@@ -9,11 +10,13 @@ from raydiance.config.platform import (
     TrackingSpec,
     TuneSpec,
 )
+from raydiance.data.articulate import ArticulateSpec
 from raydiance.data.digits import DigitsSpec
 from raydiance.data.encode import EncodeSpec
 from raydiance.data.field_latents import FieldEncode
 from raydiance.data.ingest import IngestSpec
 from raydiance.data.render import RenderSpec
+from raydiance.generation.articulated_evaluate import ArticulatedEvaluation
 from raydiance.generation.completion import FieldCompletion
 from raydiance.generation.evaluate import EvaluateSpec
 from raydiance.generation.publish import PublishSpec
@@ -21,8 +24,10 @@ from raydiance.generation.radiance import FieldSampling
 from raydiance.generation.radiance_evaluate import FieldEvaluation
 from raydiance.generation.reconstruction import FieldReconstruction
 from raydiance.generation.sampler_table import SamplerTableSpec
+from raydiance.models import ArticulatedSpec
 from raydiance.spec import spec
 from raydiance.training import (
+    ArticulatedTraining,
     AutodecoderTraining,
     DiffusionTraining,
     InversionSpec,
@@ -33,6 +38,7 @@ from raydiance.training.fields import CaptureFit, FieldsFit
 
 __all__ = [
     "KINDS",
+    "ArticulatedExperiment",
     "CaptureExperiment",
     "DiffrfExperiment",
     "DigitsExperiment",
@@ -160,6 +166,31 @@ class CaptureExperiment:
         _check_source("fit.capture", self.fit.capture.source, self.source)
 
 
+@spec
+class ArticulatedExperiment:
+    """Articulated objects in random poses -> fields with and without skinning -> what it brings."""
+
+    kind: Literal["articulated"] = "articulated"
+    name: str
+    size: str
+    seed: int = 0
+    articulate: ArticulateSpec = ArticulateSpec()
+    train_articulated: ArticulatedTraining = ArticulatedTraining()
+    train_static: ArticulatedTraining = ArticulatedTraining(model=ArticulatedSpec(skinning=False))
+    evaluate: ArticulatedEvaluation = ArticulatedEvaluation()
+    cluster: ClusterSpec = ClusterSpec()
+    tracking: TrackingSpec = TrackingSpec()
+    store: StoreSpec = StoreSpec()
+
+    def __post_init__(self) -> None:
+        moving, still = self.train_articulated, self.train_static
+        if not moving.model.skinning or replace(moving, model=replace(moving.model, skinning=False)) != still:
+            raise ValueError(
+                "train_static must be train_articulated but for model.skinning, which is false, or nothing can "
+                "be told from the two: set the same values in both"
+            )
+
+
 def _check_source(follower: str, followed: str, source: str) -> None:
     if followed != source:
         raise ValueError(
@@ -167,11 +198,14 @@ def _check_source(follower: str, followed: str, source: str) -> None:
         )
 
 
-Experiment: TypeAlias = LatentExperiment | DigitsExperiment | DiffrfExperiment | CaptureExperiment
+Experiment: TypeAlias = (
+    LatentExperiment | DigitsExperiment | DiffrfExperiment | CaptureExperiment | ArticulatedExperiment
+)
 
 KINDS: dict[str, type[Experiment]] = {
     "latent": LatentExperiment,
     "digits": DigitsExperiment,
     "diffrf": DiffrfExperiment,
     "capture": CaptureExperiment,
+    "articulated": ArticulatedExperiment,
 }

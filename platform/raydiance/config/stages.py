@@ -40,6 +40,12 @@ STAGES: dict[str, Stages] = {
         "reconstruct": ("train_diffusion", "encode", "fit", "render"),
     },
     "capture": {"fit": ()},
+    "articulated": {
+        "articulate": (),
+        "train_articulated": ("articulate",),
+        "train_static": ("articulate",),
+        "evaluate": ("train_articulated", "train_static", "articulate"),
+    },
 }
 
 # Jobs beside the way: they read earlier stages, and no stage reads them.
@@ -54,6 +60,9 @@ HOMES = {
     "sample": "diffrf",
     "complete": "diffrf",
     "reconstruct": "diffrf",
+    "articulate": "articulated",
+    "train_articulated": "articulated",
+    "train_static": "articulated",
 }
 
 

@@ -9,7 +9,7 @@ from raydiance.fields.files import load_field, save_field
 from raydiance.fields.media import contact_sheet, turntable, write_png, write_video
 from raydiance.fields.meshing import extract_mesh
 from raydiance.fields.photographs import Photographs, load_photographs
-from raydiance.fields.rendering import Rendering, render, render_views
+from raydiance.fields.rendering import Rendering, render, render_function, render_views
 from raydiance.fields.voxels import VoxelField
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "read_colmap",
     "read_transforms",
     "render",
+    "render_function",
     "render_views",
     "save_field",
     "spiral_cameras",

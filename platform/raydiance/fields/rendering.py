@@ -21,10 +21,13 @@ from raydiance.fields import torch_backend
 from raydiance.fields.cameras import Cameras, Rays, ViewIndex
 from raydiance.fields.voxels import VoxelField, normal_field, soft_unit
 
-__all__ = ["Backend", "Rendering", "render", "render_views"]
+__all__ = ["Backend", "LookUp", "Rendering", "render", "render_function", "render_views"]
 
 Backend = Literal["auto", "torch", "numba", "triton"]
 Background = float | tuple[float, float, float] | Tensor
+LookUp = Callable[
+    [Tensor], Tensor
+]  # points [B, N, S, 3] of the world -> density and colour there [B, N, S, 4]
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,26 @@ def render_views(
         normals=normals,
     )
     return result.reshape(len(field), *(rays.shape if len(rays.shape) == 3 else (1, *rays.shape)))
+
+
+def render_function(
+    look_up: LookUp,
+    rays: Rays,
+    *,
+    num_samples: int = 64,
+    background: Background = 1.0,
+    jitter: Tensor | None = None,
+) -> Rendering:
+    """Render what `look_up` finds within [-1, 1]^3 along rays [B, N], as `render` does, in plain torch.
+
+    Gradients flow to whatever `look_up` reads.
+    """
+    offset = torch.full_like(rays.origins[..., 0], 0.5) if jitter is None else jitter
+    corner = rays.origins.new_ones(3)
+    points, t, step = torch_backend.segments(rays, -corner, corner, num_samples, offset)
+    raw = torch_backend.composite(look_up(points), t, step)
+    behind = torch.as_tensor(background, dtype=raw.dtype, device=raw.device)
+    return Rendering(raw[..., :3] + (1 - raw[..., 3:4]) * behind, raw[..., 3], raw[..., 4])
 
 
 def _check(

@@ -9,7 +9,7 @@ from raydiance.fields.cameras import Rays
 from raydiance.fields.harmonics import basis
 from raydiance.fields.voxels import VoxelField
 
-__all__ = ["march", "ray_box"]
+__all__ = ["composite", "march", "ray_box", "segments"]
 
 CACHED_SAMPLES = 1 << 17  # what a CPU's cache holds: about 100 bytes each
 PIECE_SAMPLES = 1 << 22
@@ -70,21 +70,38 @@ def _march_piece(
 ) -> Tensor:
     grid = field.grid
     lower, upper = (torch.tensor(p, dtype=grid.dtype, device=grid.device) for p in (field.lower, field.upper))
+    points, t, step = segments(rays, lower, upper, num_samples, offset)
+    sample = _trilinear(grid, 2 * (points - lower) / (upper - lower) - 1)
+    seen = composite(sample, t, step, early_stop)
+    if field.degree > 0:  # one direction along a ray, so its harmonics come last
+        colour = seen[..., :-2]
+        turned = basis(rays.directions, field.degree)[..., None] * colour.reshape(*colour.shape[:-1], -1, 3)
+        seen = torch.cat((turned.sum(-2), seen[..., -2:]), dim=-1)
+    return seen
+
+
+def segments(
+    rays: Rays, lower: Tensor, upper: Tensor, num_samples: int, offset: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Points [..., S, 3] and distances [..., S] of the samples, and the lengths [...] of a ray's segments.
+
+    offset [...] in [0, 1): where in its segment each sample of a ray lies.
+    """
     near, far = ray_box(rays, lower, upper)
     step = (far - near) / num_samples
-    index = torch.arange(num_samples, dtype=grid.dtype, device=grid.device)
+    index = torch.arange(num_samples, dtype=near.dtype, device=near.device)
     t = near[..., None] + (index + offset[..., None]) * step[..., None]
-    points = rays.origins[..., None, :] + t[..., None] * rays.directions[..., None, :]
-    sample = _trilinear(grid, 2 * (points - lower) / (upper - lower) - 1)
+    return rays.origins[..., None, :] + t[..., None] * rays.directions[..., None, :], t, step
+
+
+def composite(sample: Tensor, t: Tensor, step: Tensor, early_stop: float = 0.0) -> Tensor:
+    """[..., C + 1] out of samples [..., S, C], density first: the sums of w_i c_i (C - 1), w_i and w_i t_i."""
     tau = sample[..., 0].clamp(min=0) * step[..., None]
     transmittance = torch.exp(-F.pad(tau[..., :-1].cumsum(-1), (1, 0)))
     weight = transmittance * -torch.expm1(-tau)
     if early_stop > 0:
         weight = weight * (transmittance >= early_stop)
     colour = (weight[..., None] * sample[..., 1:]).sum(-2)
-    if field.degree > 0:  # one direction along a ray, so its harmonics come last
-        seen = basis(rays.directions, field.degree)[..., None] * colour.reshape(*colour.shape[:-1], -1, 3)
-        colour = seen.sum(-2)
     return torch.cat((colour, weight.sum(-1)[..., None], (weight * t).sum(-1)[..., None]), dim=-1)
 
 

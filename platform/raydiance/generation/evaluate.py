@@ -16,6 +16,7 @@ from annotated_types import Ge
 from torch import Tensor
 
 from raydiance.data.views import ViewDataset
+from raydiance.generation.articulated_evaluate import ArticulatedEvaluation, evaluate_articulated
 from raydiance.generation.assemble import assemble, needed, read_latents, read_plan_points
 from raydiance.generation.bundle import LatentModel
 from raydiance.generation.measure import (
@@ -66,8 +67,10 @@ class EvaluateSpec:
     viewer_resolution: Annotated[int, Ge(8)] = 48
 
 
-def evaluate(spec: EvaluateSpec | FieldEvaluation, run: Run) -> Outcome:
+def evaluate(spec: EvaluateSpec | FieldEvaluation | ArticulatedEvaluation, run: Run) -> Outcome:
     """Evaluate what the spec is for."""
+    if isinstance(spec, ArticulatedEvaluation):
+        return evaluate_articulated(spec, run)
     return evaluate_latents(spec, run) if isinstance(spec, EvaluateSpec) else evaluate_fields(spec, run)
 
 

@@ -1,8 +1,10 @@
 """Networks: the autodecoder of fields and U-Nets in any dimension."""
 
+from raydiance.models.articulated import ArticulatedField, ArticulatedSpec
 from raydiance.models.autodecoder import Autodecoder, AutodecoderSpec, FieldDecoder, LatentGenerator
 from raydiance.models.files import (
     load_weights,
+    read_articulated,
     read_autodecoder,
     read_decoder,
     read_unet,
@@ -13,6 +15,8 @@ from raydiance.models.gaussian import GaussianPath
 from raydiance.models.unet import Condition, UNet, UNetSpec
 
 __all__ = [
+    "ArticulatedField",
+    "ArticulatedSpec",
     "Autodecoder",
     "AutodecoderSpec",
     "Condition",
@@ -22,6 +26,7 @@ __all__ = [
     "UNet",
     "UNetSpec",
     "load_weights",
+    "read_articulated",
     "read_autodecoder",
     "read_decoder",
     "read_unet",

@@ -5,14 +5,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from raydiance.errors import ArtifactError
+from raydiance.models.articulated import ArticulatedField, ArticulatedSpec
 from raydiance.models.autodecoder import Autodecoder, AutodecoderSpec, FieldDecoder
 from raydiance.models.unet import UNet, UNetSpec
 
-__all__ = ["load_weights", "read_autodecoder", "read_decoder", "read_unet", "save_weights", "spec_from_plain"]
+__all__ = [
+    "load_weights",
+    "read_articulated",
+    "read_autodecoder",
+    "read_decoder",
+    "read_unet",
+    "save_weights",
+    "spec_from_plain",
+]
 
 S = TypeVar("S")
 M = TypeVar("M", bound=nn.Module)
@@ -44,6 +54,15 @@ def load_weights(module: M, path: Path, *, prefix: str = "") -> M:
         ) from error
     module.eval()
     return module
+
+
+def read_articulated(spec_path: Path, weights_path: Path) -> ArticulatedField:
+    """Articulated fields. The JSON holds {"model": ArticulatedSpec, "num_parts": of each object, ...}."""
+    plain = json.loads(spec_path.read_text())
+    model = ArticulatedField(
+        spec_from_plain(ArticulatedSpec, plain["model"]), torch.tensor(plain["num_parts"])
+    )
+    return load_weights(model, weights_path)
 
 
 def read_autodecoder(spec_path: Path, weights_path: Path) -> Autodecoder:

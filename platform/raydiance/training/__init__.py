@@ -1,5 +1,6 @@
 """The training loops: state, step, moving average, checkpoint, resume; no framework in here."""
 
+from raydiance.training.articulated import ArticulatedLoop, ArticulatedTraining, train_articulated
 from raydiance.training.autodecoder import (
     AutodecoderLoop,
     AutodecoderLosses,
@@ -30,6 +31,8 @@ from raydiance.training.loop import Batch, LoopSpec, Objective, fit, start, trai
 from raydiance.training.radiance import FieldLoop, FieldUNetSpec, RadianceTraining, RenderingLoss
 
 __all__ = [
+    "ArticulatedLoop",
+    "ArticulatedTraining",
     "AutodecoderLoop",
     "AutodecoderLosses",
     "AutodecoderObjective",
@@ -62,6 +65,7 @@ __all__ = [
     "read_snapshots",
     "save_checkpoint",
     "start",
+    "train_articulated",
     "train_autodecoder",
     "train_diffusion",
     "train_step",

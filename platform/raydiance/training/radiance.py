@@ -10,7 +10,6 @@ are our own choice.
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
-import torch
 from annotated_types import Ge, Gt, Interval
 from torch import Generator, Tensor
 
@@ -18,10 +17,11 @@ from raydiance.data.fieldsets import FieldCode
 from raydiance.data.views import ViewDataset
 from raydiance.diffusion import losses, schedules
 from raydiance.diffusion.preconditioning import Clean, discrete_clean
-from raydiance.fields import Rays, render
+from raydiance.fields import render
 from raydiance.models import UNetSpec
 from raydiance.spec import spec
 from raydiance.training.loop import Batch, Decay, LoopSpec
+from raydiance.training.rays import draw_rays
 
 __all__ = ["FieldLoop", "FieldUNetSpec", "RadianceTraining", "RenderingLoss", "ViewLoss"]
 
@@ -121,35 +121,20 @@ class ViewLoss:
         self, rendering: RenderingLoss, code: FieldCode, views: ViewDataset, objects: Sequence[int]
     ) -> None:
         self.rendering, self.code, self.views, self.objects = rendering, code, views, objects
-        self.train_views = torch.as_tensor(views.train_views)
 
     def __call__(
         self, denoised: Tensor, sigma: Tensor, rows: Sequence[int], generators: Sequence[Generator]
     ) -> Tensor:
         """[B], of estimates of f_0 [B, 4, X, Y, Z] at noise levels sigma [B]."""
-        parts = [self._rays(self.objects[row], g) for row, g in zip(rows, generators, strict=True)]
-        origins, directions, truth, jitter = (
-            torch.stack(each).to(denoised.device) for each in zip(*parts, strict=True)
-        )
+        look, objects = self.rendering, [self.objects[row] for row in rows]
+        drawn = draw_rays(self.views, objects, generators, num_views=look.views, num_rays=look.rays)
+        drawn = drawn.to(denoised.device)
         seen = render(
             self.code.decode(denoised),
-            Rays(origins, directions),
-            num_samples=self.rendering.num_samples,
-            jitter=jitter,
+            drawn.rays,
+            num_samples=look.num_samples,
+            jitter=drawn.jitter,
             skip_empty=True,  # what is below the margin has no slope
         ).colour
-        error = (seen - truth).square().flatten(1).mean(1)
-        return losses.power_weight(sigma, OMEGA[self.rendering.omega]) * error
-
-    def _rays(self, index: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Random rays of random training views of an object: origins, directions, colours over white,
-        jitter.
-        """
-        size, count = self.views.size, min(self.rendering.views, len(self.train_views))
-        chosen = self.train_views[torch.randperm(len(self.train_views), generator=generator)[:count]]
-        which = torch.arange(self.rendering.rays) % count
-        columns, rows = torch.randint(size, (2, self.rendering.rays), generator=generator)
-        rays = self.views.cameras(index).pixel_rays(chosen[which], columns, rows)
-        rgba = self.views.images(index, chosen)[which, rows, columns].float() / 255
-        truth = rgba[:, :3] * rgba[:, 3:] + (1 - rgba[:, 3:])
-        return rays.origins, rays.directions, truth, torch.rand(self.rendering.rays, generator=generator)
+        error = (seen - drawn.colour).square().flatten(1).mean(1)
+        return losses.power_weight(sigma, OMEGA[look.omega]) * error
