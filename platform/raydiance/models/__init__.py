@@ -10,6 +10,7 @@ from raydiance.models.files import (
     spec_from_plain,
 )
 from raydiance.models.gaussian import GaussianPath
+from raydiance.models.text import TextEncoder, vocabulary, word_numbers
 from raydiance.models.unet import Condition, UNet, UNetSpec
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "FieldDecoder",
     "GaussianPath",
     "LatentGenerator",
+    "TextEncoder",
     "UNet",
     "UNetSpec",
     "load_weights",
@@ -27,4 +29,6 @@ __all__ = [
     "read_unet",
     "save_weights",
     "spec_from_plain",
+    "vocabulary",
+    "word_numbers",
 ]

@@ -291,6 +291,7 @@ def _train(payload: Payload, worker: Worker) -> ArtifactRef | None:
                 "num_objects": len(ids),
                 "object_ids": ids,
                 "categories": [views.categories[index] for index in objective.objects],
+                "captions": [views.captions[index] for index in objective.objects],
             },
         )
         write_json(
