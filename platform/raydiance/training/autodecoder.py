@@ -16,13 +16,15 @@ from raydiance.models import Autodecoder, AutodecoderSpec, save_weights
 from raydiance.spec import spec, to_plain
 from raydiance.storage import ArtifactRef, write_json
 from raydiance.tracking import Outcome, Run, Worker
-from raydiance.training.loop import Batch, LoopSpec, Objective, fit
+from raydiance.training.batches import Batch
+from raydiance.training.loop import LoopSpec, Objective, fit
 from raydiance.training.losses import (
     density_sparsity,
     pyramid_l1,
     structural_dissimilarity,
     total_variation,
 )
+from raydiance.training.precision import exact
 from raydiance.training.randomness import seeded
 from raydiance.training.rates import rates_by_fan_in
 
@@ -129,7 +131,19 @@ class AutodecoderObjective(Objective):
         latents = self.model.latent(codes)
         noisy = latents + self._latent_noise(latents, generators)
         grid = self.model.decode(noisy)
+        with exact(device):
+            return self._compared(grid.float(), latents.float(), codes, rows, generators)
 
+    def _compared(
+        self,
+        grid: Tensor,
+        latents: Tensor,
+        codes: Tensor,
+        rows: Sequence[int],
+        generators: Sequence[torch.Generator],
+    ) -> dict[str, Tensor]:
+        """The losses of the fields [B, R, R, R, 4] of the rows."""
+        device = grid.device
         lattices = [self._lattice(self.objects[row], g) for row, g in zip(rows, generators, strict=True)]
         origins, directions, jitter = (
             torch.stack(parts).to(device)

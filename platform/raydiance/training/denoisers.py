@@ -14,7 +14,8 @@ from raydiance.diffusion import losses, schedules
 from raydiance.diffusion.preconditioning import EDM, Epsilon, discrete_epsilon
 from raydiance.models import UNetSpec
 from raydiance.spec import spec
-from raydiance.training.loop import Batch, Decay, LoopSpec
+from raydiance.training.batches import Batch
+from raydiance.training.loop import Decay, LoopSpec
 
 __all__ = [
     "DiffusionLoop",

@@ -31,8 +31,10 @@ from raydiance.models import (
 from raydiance.spec import to_plain
 from raydiance.storage import Artifact, ArtifactRef, write_json
 from raydiance.tracking import Outcome, Run, Worker
+from raydiance.training.batches import Batch
 from raydiance.training.denoisers import DiffusionTraining, PixelTraining
-from raydiance.training.loop import Batch, Objective, fit
+from raydiance.training.loop import Objective, fit
+from raydiance.training.precision import exact
 from raydiance.training.radiance import RadianceTraining, ViewLoss
 from raydiance.training.randomness import sample_generator, seeded
 from raydiance.training.rates import rates_by_fan_in
@@ -98,7 +100,8 @@ class DiffusionObjective(Objective):
         )
         if self.view_loss is None:
             return {"loss": error.mean()}
-        seen = self.view_loss(denoised, sigma, rows, generators).mean()
+        with exact(device):
+            seen = self.view_loss(denoised.float(), sigma, rows, generators).mean()
         loss = error.mean() + self.view_loss.rendering.weight * seen
         return {"loss": loss, "field": error.mean().detach(), "views": seen.detach()}
 
