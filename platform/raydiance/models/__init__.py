@@ -1,6 +1,7 @@
 """Networks: the autodecoder of fields and U-Nets in any dimension."""
 
 from raydiance.models.autodecoder import Autodecoder, AutodecoderSpec, FieldDecoder, LatentGenerator
+from raydiance.models.codebooks import HashedCodes
 from raydiance.models.files import (
     load_weights,
     read_autodecoder,
@@ -19,6 +20,7 @@ __all__ = [
     "Condition",
     "FieldDecoder",
     "GaussianPath",
+    "HashedCodes",
     "LatentGenerator",
     "TextEncoder",
     "UNet",

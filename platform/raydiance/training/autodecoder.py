@@ -122,11 +122,13 @@ class AutodecoderObjective(Objective):
 
     def parameter_groups(self) -> Sequence[Mapping[str, Any]]:
         rate = self.training_spec.code_rate
-        return rates_by_fan_in(self.model, REFERENCE_FAN_IN, factors={"codes.weight": rate})
+        return rates_by_fan_in(
+            self.model, REFERENCE_FAN_IN, factors={"codes.weight": rate, "codes.tables": rate}
+        )
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         rows, generators = batch.items(len(self.objects)), batch.generators()
-        device = self.model.codes.weight.device
+        device = next(self.model.parameters()).device
         codes = self.model.codes(torch.tensor(rows, device=device))
         latents = self.model.latent(codes)
         noisy = latents + self._latent_noise(latents, generators)
@@ -229,7 +231,7 @@ def held_out_pair(
     chosen = np.asarray(views.held_out_views)[which]
     rgba = views.images(index, chosen).float() / 255
     truth = rgba[..., :3] * rgba[..., 3:] + (1 - rgba[..., 3:])
-    device = model.codes.weight.device
+    device = next(model.parameters()).device
     field = VoxelField(model(torch.tensor([row], device=device)))
     shown = render_views(
         field, views.cameras(index)[torch.from_numpy(chosen)].to(device), num_samples=num_samples
