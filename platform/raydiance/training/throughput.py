@@ -51,8 +51,8 @@ class Throughput:
     def count(self, module: nn.Module, batch: Batch, parts: int = 1) -> None:
         """Count a forward and a backward pass over a batch that is one of so many parts, and forget its results.
 
-        It is one more than the training takes, because products are not always the same to the last bit while
-        they are counted.
+        It is one more than the training takes, because gradients that were taken while counting were not those
+        without it to the last bit.
         """
         kept = {name: value.clone() for name, value in module.named_buffers()}
         counter = FlopCounterMode(display=False)
