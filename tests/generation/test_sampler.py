@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.support.bundles import tiny_bundle
+from tests.support.bundles import tiny_bundle, tiny_model
 
 from raydiance.errors import RequestError
 from raydiance.fields import orbit_cameras
@@ -22,6 +22,7 @@ from raydiance.generation import (
     sample_glb,
     stamp,
     views,
+    write_bundle,
 )
 from raydiance.storage import Store
 
@@ -75,6 +76,32 @@ def test_guidance_goes_beyond_the_class_by_as_much_as_it_says(bundle: Bundle) ->
     assert not torch.allclose(conditional, unconditional, atol=1e-3)
     expected = unconditional + 3 * (conditional - unconditional)
     torch.testing.assert_close(guided, expected, rtol=1e-3, atol=1e-2)
+
+
+def test_a_text_leads_where_it_should_and_is_remembered(tmp_path: Path) -> None:
+    words = ("chair", "red", "blue")
+    told = load_bundle(write_bundle(Store.open(tmp_path), "told", tiny_model(words=words)))
+    plan, seeds = told.plan("fast"), [1, 1]
+    numbers = torch.cat([each for each in (told.text("a red chair"), told.text("blue")) if each is not None])
+    both = generate_latents(told, seeds, plan, tokens=numbers)
+    assert not torch.allclose(both[0], both[1], atol=1e-3)
+    assert torch.equal(both[1], generate_latents(told, [1], plan, tokens=numbers[1:])[0])
+    free = generate_latents(told, seeds, told.plan("ddim-1"))
+    one, three = (
+        generate_latents(told, seeds, told.plan("ddim-1"), tokens=numbers, guidance=scale)
+        for scale in (1.0, 3.0)
+    )
+    torch.testing.assert_close(three, free + 3 * (one - free), rtol=1e-3, atol=1e-2)
+    blob = sample_glb(told, 3, "fast", text="a red chair", guidance=2.0)
+    said = glb_json(blob)["asset"]["extras"]["raydiance"]  # type: ignore[index]
+    assert (said["text"], said["guidance"]) == ("a red chair", 2.0)
+    with pytest.raises(RequestError, match="chair, red, blue"):
+        told.text("zebra")
+
+
+def test_a_bundle_without_words_refuses_a_text(bundle: Bundle) -> None:
+    with pytest.raises(RequestError, match="was not taught captions"):
+        bundle.text("a red chair")
 
 
 def test_the_callback_counts_samples(bundle: Bundle) -> None:

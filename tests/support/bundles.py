@@ -30,7 +30,7 @@ DENOISER = UNetSpec(
 )
 
 
-def tiny_model(*, num_classes: int = 0, seed: int = 0) -> LatentModel:
+def tiny_model(*, num_classes: int = 0, words: tuple[str, ...] = (), seed: int = 0) -> LatentModel:
     """A model whose decoder makes blobs with a surface; the weights are drawn from the seed."""
     categories = tuple(f"class{i}" for i in range(num_classes))
     unet = UNetSpec(
@@ -41,6 +41,8 @@ def tiny_model(*, num_classes: int = 0, seed: int = 0) -> LatentModel:
         num_heads=2,
         embedding_dim=16,
         num_classes=num_classes,
+        token_dim=8 if words else 0,
+        vocabulary=2 + len(words) if words else 0,
     )
     schedule = schedules.edm()
     table = {
@@ -55,6 +57,7 @@ def tiny_model(*, num_classes: int = 0, seed: int = 0) -> LatentModel:
         plans=tuple(sorted(table)),
         default_plan="default",
         categories=categories,
+        words=words,
         provenance={},
         metrics={"psnr_held_out": 23.5},
     )

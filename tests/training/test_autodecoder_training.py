@@ -124,6 +124,7 @@ def test_latents_are_normalised_and_named(trained):
     artifact = trained["latents"].artifact
     described = artifact.read_json("latents.json")
     assert described["object_ids"] == ["ball-0", "ball-1", "ball-2"] and described["shape"] == [4, 4, 4, 4]
+    assert described["captions"] == described["categories"]  # of views without captions
     assert artifact.manifest.parents == (trained["autodecoder"].artifact.ref,)
     statistics = RobustStatistics.load(artifact.path("latents.safetensors"))
     assert statistics.center.shape == statistics.scale.shape == (4,)
@@ -164,7 +165,7 @@ def test_a_share_of_the_samples_is_not_told_its_class():
         seen: list[torch.Tensor] = []
         objective = DiffusionObjective(training, latents, 0, labels=labels)
         objective.model.register_forward_pre_hook(
-            lambda _, args, kwargs: seen.append(kwargs["condition"]), with_kwargs=True
+            lambda _, args, kwargs: seen.append(kwargs["condition"].labels), with_kwargs=True
         )
         objective(Batch(0, 3, range(64), 64))
         return seen[0]

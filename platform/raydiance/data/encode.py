@@ -31,7 +31,7 @@ def encode_codes(spec: EncodeSpec, run: Run) -> Outcome:
     """Latents of all objects of inputs["train_autodecoder"]: artifact kind "latents".
 
     latents.safetensors holds "latents" [N, C, L, L, L] as generated, "center" and "scale" [C] or
-    [1]; latents.json holds the objects' ids and categories in the same order.
+    [1]; latents.json holds the objects' ids, categories and captions in the same order.
     """
     trained = run.inputs["train_autodecoder"]
     run.tracker.log_params(to_plain(spec))
@@ -51,6 +51,7 @@ def encode_codes(spec: EncodeSpec, run: Run) -> Outcome:
         write_json(
             draft.path("latents.json"),
             {key: described[key] for key in ("object_ids", "categories")}
+            | {"captions": described.get("captions", described["categories"])}
             | {"shape": list(latents.shape[1:])},
         )
     metrics = {

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from raydiance.data.captions import caption, count_word
 from raydiance.data.joinery import (
     FABRICS,
     METALS,
@@ -30,7 +31,7 @@ from raydiance.data.meshes import Mesh, merge
 from raydiance.data.solids import box, cushion, panel, pole, rod
 from raydiance.errors import DataError
 
-__all__ = ["KINDS", "generate", "generate_parts"]
+__all__ = ["KINDS", "generate", "generate_captioned", "generate_parts"]
 
 
 def generate(kind: str | None, seed: int) -> Mesh:
@@ -38,15 +39,25 @@ def generate(kind: str | None, seed: int) -> Mesh:
     return merge(generate_parts(kind, seed))
 
 
+def generate_captioned(kind: str, seed: int) -> tuple[Mesh, str]:
+    """`generate`, and what a person would call the piece."""
+    piece = _built(kind, seed)
+    return merge(piece.parts), caption(kind, piece.parts, piece.traits)
+
+
 def generate_parts(kind: str | None, seed: int) -> list[Mesh]:
     """The closed parts of `generate`, one mesh each. Raises DataError for an unknown kind."""
     if kind is None:
         kind = KINDS[int(np.random.default_rng((seed, len(KINDS))).integers(len(KINDS)))]
+    return _built(kind, seed).parts
+
+
+def _built(kind: str, seed: int) -> Piece:
     if kind not in _BUILDERS:
         raise DataError(f"furniture has no kind {kind!r}: choose one of {', '.join(KINDS)}")
     piece = Piece(np.random.default_rng((seed, KINDS.index(kind))))
     _BUILDERS[kind](piece)
-    return piece.parts
+    return piece
 
 
 def _chair_body(piece: Piece, width: float) -> tuple[Material, float, float]:
@@ -80,6 +91,7 @@ def _armchair(piece: Piece) -> None:
     width = piece.length(0.48, 0.58)
     frame, depth, seat = _chair_body(piece, width)
     rise, x = piece.length(0.18, 0.25), width / 2 + 0.005
+    piece.traits.append("arms")
     for side in (-1, 1):
         rest = panel(0.055, depth * 0.98, 0.026, radius=0.025, bevel=0.006)
         piece.add(frame, rest.moved(side * x, -0.01, seat + rise))
@@ -188,6 +200,7 @@ def _sofa(piece: Piece) -> None:
 
 def _upholstered(piece: Piece, seats: int) -> None:
     """Base, arms, back and cushions in cloth on short legs, with pillows now and then."""
+    piece.traits.append("soft arms")
     cloth = fabric(piece.rng, calm=piece.chance(0.6))
     accent = fabric(piece.rng)
     seat_width = piece.length(0.52, 0.64)
@@ -256,6 +269,7 @@ def _shelf(piece: Piece) -> None:
     for z in heights:
         piece.add(frame, box((-x, -depth / 2 + 0.002, z), (x, depth / 2 - 0.004, z + thick), bevel=0.004))
     door = paint(PAINTS, piece.rng)
+    piece.traits.append(f"{count_word(levels)} shelves")
     for low, high in pairwise(heights):
         fill = piece.pick("books", "books", "empty", "box", "doors")
         if fill == "books":

@@ -17,7 +17,7 @@ import numpy as np
 from annotated_types import Ge, Gt, Le, Lt
 
 from raydiance.data.bounds import bounding_ball
-from raydiance.data.furniture import KINDS, generate
+from raydiance.data.furniture import KINDS, generate_captioned
 from raydiance.data.meshes import Mesh, MeshLimits, UpAxis, save_mesh
 from raydiance.data.sandbox import MeshReader
 from raydiance.data.sources import open_source
@@ -66,10 +66,14 @@ class IngestSpec:
 
 @dataclass(frozen=True)
 class MeshObject:
-    """One ingested object: where it came from, and how its coordinates were changed: (x - center) * scale."""
+    """One ingested object: where it came from, and how its coordinates were changed: (x - center) * scale.
+
+    caption: what a person would call it; of files the category, since nobody has looked at them.
+    """
 
     id: str
     category: str
+    caption: str
     origin: str
     split: str
     vertices: int
@@ -152,6 +156,7 @@ def choose_test_ids(ids: list[str], fraction: float, seed: int) -> frozenset[str
 class _Item:
     id: str
     category: str
+    caption: str
     origin: str
     mesh: Mesh
 
@@ -167,9 +172,8 @@ def _generated(spec: IngestSpec, run: Run) -> Iterator[_Item]:
     with run.progress.task("ingest", total=count) as shown:
         for number in range(count):
             kind, seed = kinds[number % len(kinds)], run.seed * 1_000_003 + number
-            yield _Item(
-                f"{kind}-{number:05d}", kind, f"{PROCEDURAL}/{kind}?seed={seed}", generate(kind, seed)
-            )
+            mesh, caption = generate_captioned(kind, seed)
+            yield _Item(f"{kind}-{number:05d}", kind, caption, f"{PROCEDURAL}/{kind}?seed={seed}", mesh)
             shown.update()
 
 
@@ -199,7 +203,8 @@ def _read(spec: IngestSpec, run: Run, report: _Report) -> Iterator[_Item]:
             try:
                 with source.local(entry) as path:
                     mesh = reader.read(path)
-                yield _Item(_new_id(entry.name, taken), entry.category, entry.name, mesh)
+                called = entry.category.replace("_", " ").lower()
+                yield _Item(_new_id(entry.name, taken), entry.category, called, entry.name, mesh)
             except DataError as error:
                 report.skip(entry.name, str(error))
             shown.update(skipped=len(report.skipped))
@@ -226,7 +231,15 @@ def _keep(item: _Item, spec: IngestSpec, draft: Draft, report: _Report) -> None:
     save_mesh(draft.path(f"meshes/{item.id}.safetensors"), mesh)
     report.objects.append(
         MeshObject(
-            item.id, item.category, item.origin, "train", len(mesh.vertices), len(mesh.faces), center, scale
+            item.id,
+            item.category,
+            item.caption,
+            item.origin,
+            "train",
+            len(mesh.vertices),
+            len(mesh.faces),
+            center,
+            scale,
         )
     )
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raydiance.data import patterns
+from raydiance.data.captions import count_word
 from raydiance.data.meshes import Bytes, Mesh
 from raydiance.data.solids import Solid, box, cushion, panel, pole, rod, tube
 
@@ -80,6 +81,7 @@ class Piece:
 
     rng: Rng
     parts: list[Mesh] = field(default_factory=list)
+    traits: list[str] = field(default_factory=list)  # what its caption tells of it
 
     def add(self, material: Material, *solids: Solid) -> None:
         """Adds closed parts covered with the material."""
@@ -159,6 +161,7 @@ def add_legs(piece: Piece, material: Material, corners: Sequence[tuple[float, fl
     """Legs under the corners in one of five shapes; the name of the shape is returned."""
     shape = piece.pick("square", "tapered", "splayed", "turned", "hairpin")
     radius = piece.length(0.017, 0.028) * (1.25 if height > 0.55 else 1.0)
+    piece.traits.append(f"{count_word(len(corners))} {shape} legs")
     for x, y in corners:
         outward = np.array((np.sign(x) * 0.055, np.sign(y) * 0.055, 0.0)) * height / 0.45
         top, foot = np.array((x, y, height)), np.array((x, y, 0.0))
@@ -206,6 +209,7 @@ def add_stretchers(
 
 def add_sled(piece: Piece, material: Material, width: float, depth: float, height: float) -> None:
     """Two hoops of bent tube that stand on the floor from front to back."""
+    piece.traits.append("a sled base")
     radius, bend = piece.length(0.011, 0.017), 0.06
     turn = np.linspace(0, np.pi / 2, 5)
     for x in (-width / 2 + 0.03, width / 2 - 0.03):
@@ -218,6 +222,7 @@ def add_sled(piece: Piece, material: Material, width: float, depth: float, heigh
 
 def add_pedestal(piece: Piece, material: Material, reach: float, height: float) -> None:
     """One column on a disc or on a star of feet."""
+    piece.traits.append("a pedestal")
     radius = piece.length(0.024, 0.04) * (1 + reach)
     if piece.chance(0.5):
         profile = [(0.0, reach), (0.012, reach), (0.03, 0.55 * reach), (0.07, 1.3 * radius), (0.16, radius)]

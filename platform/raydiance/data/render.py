@@ -107,7 +107,7 @@ def camera_arrays(cameras: Cameras) -> Pinholes:
 
 def _index(spec: RenderSpec, meshes: Artifact) -> ViewsIndex:
     objects = tuple(
-        ViewedObject(str(item["id"]), str(item["category"]), str(item["split"]))
+        ViewedObject(str(item["id"]), str(item["category"]), str(item["split"]), str(item.get("caption", "")))
         for item in meshes.read_json("objects.json")
     )
     if not objects:

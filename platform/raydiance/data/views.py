@@ -37,6 +37,7 @@ class ViewedObject:
     id: str
     category: str
     split: str
+    caption: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def write_views(place: Callable[[str], Path], index: ViewsIndex, views: Iterable
             {
                 "id": item.id,
                 "category": item.category,
+                "caption": item.caption,
                 "split": item.split,
                 "shard": names[number // per_shard],
                 "row": number % per_shard,
@@ -106,6 +108,7 @@ class ViewDataset:
             self._rows = [(str(item["shard"]), int(item["row"])) for item in objects]
             self.object_ids: list[str] = [str(item["id"]) for item in objects]
             self.categories: list[str] = [str(item["category"]) for item in objects]
+            self.captions: list[str] = [str(item.get("caption") or item["category"]) for item in objects]
             is_test = np.array([item["split"] == "test" for item in objects], bool)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(

@@ -29,6 +29,7 @@ class Latents:
     statistics: RobustStatistics
     object_ids: tuple[str, ...]
     categories: tuple[str, ...]
+    captions: tuple[str, ...] = ()
 
 
 def needed(inputs: Mapping[str, Artifact], stage: str) -> Artifact:
@@ -49,6 +50,7 @@ def read_latents(artifact: Artifact) -> Latents:
         RobustStatistics(tensors["center"], tensors["scale"]),
         tuple(described["object_ids"]),
         tuple(described["categories"]),
+        tuple(described.get("captions", ())),
     )
     if len(latents.raw) != len(latents.object_ids):
         raise ArtifactError(
@@ -81,6 +83,7 @@ def assemble(
         plans=tuple(sorted(plans)),
         default_plan=_default(default_plan, plans, tune),
         categories=tuple(described["classes"]) if unet.spec.num_classes else (),
+        words=tuple(described.get("words", ())),
         provenance={stage: artifact.ref for stage, artifact in inputs.items()},
         metrics=dict(metrics or {}),
     )

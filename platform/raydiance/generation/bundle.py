@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from raydiance.data.latents import RobustStatistics
 from raydiance.diffusion import plans as plan_files
@@ -22,7 +22,8 @@ from raydiance.diffusion.plans import SamplingPlan
 from raydiance.diffusion.preconditioning import EDM
 from raydiance.errors import ArtifactError, RequestError
 from raydiance.generation.weights import load_weights, read_header, read_tensors, save_weights
-from raydiance.models import AutodecoderSpec, FieldDecoder, UNet, UNetSpec
+from raydiance.models import AutodecoderSpec, FieldDecoder, UNet, UNetSpec, word_numbers
+from raydiance.models.text import UNKNOWN_WORD
 from raydiance.spec import from_plain, spec, to_plain
 from raydiance.storage import Artifact, ArtifactRef, Store, write_json
 
@@ -62,6 +63,7 @@ class BundleSpec:
     plans: tuple[str, ...]
     default_plan: str
     categories: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()  # that texts are made of, for a denoiser with a vocabulary
     provenance: Mapping[str, ArtifactRef]
     metrics: Mapping[str, float]
 
@@ -80,6 +82,11 @@ class BundleSpec:
             raise ValueError(
                 f"the denoiser knows {self.denoiser.num_classes} classes, "
                 f"but {len(self.categories)} categories are named"
+            )
+        if len(self.words) > max(0, self.denoiser.vocabulary - 2):
+            raise ValueError(
+                f"{len(self.words)} words are named, but the denoiser's vocabulary is {self.denoiser.vocabulary}, "
+                "two of which are taken"
             )
 
 
@@ -131,6 +138,17 @@ class LatentModel:
         if category not in self.spec.categories:
             raise RequestError(f"category {category!r}: this model knows {', '.join(self.spec.categories)}")
         return self.spec.categories.index(category)
+
+    def text(self, text: str | None) -> Tensor | None:
+        """Numbers [1, T] of a text's words. Raises RequestError if the denoiser was taught none of them."""
+        if text is None:
+            return None
+        if not self.spec.words:
+            raise RequestError(f"text {text!r}: this model was not taught captions; leave the text out")
+        numbers = word_numbers([text], self.spec.words, self.spec.denoiser.max_words)
+        if not bool((numbers > UNKNOWN_WORD).any()):
+            raise RequestError(f"text {text!r}: this model knows {', '.join(self.spec.words[:40])}, ...")
+        return numbers
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ can reach).
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import numpy as np
@@ -34,6 +34,7 @@ from raydiance.generation.sampler import generate_latents
 from raydiance.generation.showcase import Showcase, write_showcase
 from raydiance.generation.viewsets import ViewSet, real_view_set
 from raydiance.metrics import FEATURES_NAME, view_features
+from raydiance.models import word_numbers
 from raydiance.spec import spec
 from raydiance.storage import write_json
 from raydiance.tracking import Outcome, Run
@@ -50,7 +51,7 @@ class EvaluateSpec:
     """How much is sampled and looked at.
 
     Samples have the seeds first_seed, first_seed + 1, ..., so each of them can be asked for again. guidance:
-    classifier-free, for a denoiser that was taught classes; 1 is none.
+    classifier-free, for a denoiser that was taught classes or captions; 1 is none.
     """
 
     num_samples: Count = 32
@@ -94,7 +95,7 @@ def evaluate_latents(spec: EvaluateSpec, run: Run) -> Outcome:
         run.progress.task("evaluate", total=len(objects) + 3 * spec.num_samples) as task,
     ):
         rows, reconstructed = reconstruct(decoded(model, latents.raw, task.update), objects, data, look)
-        sampled, seconds = _sample(model, spec, task)
+        sampled, seconds = _sample(model, latents.captions, spec, task)
         samples = list(decoded(model, sampled, task.update))
         direct = decoded(model, direct_latents(latents.raw, _seeds(spec)), task.update)
         sets = {
@@ -143,10 +144,16 @@ def _seeds(spec: EvaluateSpec) -> range:
     return range(spec.first_seed, spec.first_seed + spec.num_samples)
 
 
-def _sample(model: LatentModel, spec: EvaluateSpec, task: Task) -> tuple[Tensor, float]:
-    """Latents of the seeds, the classes (where there are any) in turn, and the seconds that one took."""
+def _sample(
+    model: LatentModel, captions: Sequence[str], spec: EvaluateSpec, task: Task
+) -> tuple[Tensor, float]:
+    """Latents of the seeds, the seconds that one took; classes and captions, where taught, take turns."""
     seeds, classes = _seeds(spec), len(model.spec.categories)
     labels = torch.arange(len(seeds)) % classes if classes else None
+    tokens = None
+    if model.spec.words and captions:
+        told = [captions[i % len(captions)] for i in range(len(seeds))]
+        tokens = word_numbers(told, model.spec.words, model.spec.denoiser.max_words)
     started, before = time.perf_counter(), 0
 
     def show(count: int) -> None:
@@ -158,6 +165,7 @@ def _sample(model: LatentModel, spec: EvaluateSpec, task: Task) -> tuple[Tensor,
         model,
         seeds,
         condition=labels,
+        tokens=tokens,
         guidance=spec.guidance,
         batch_size=spec.batch_size,
         callback=show,

@@ -8,13 +8,15 @@ as one of 2, and calls of 3 have 95 to 100 % of the throughput of a batch of 8.
 """
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from raydiance.generation.bundle import LatentModel
+from raydiance.models import Condition
 
-__all__ = ["agreeing_sizes", "call_sizes", "fill", "in_calls", "noise_network"]
+__all__ = ["NoiseNetwork", "agreeing_sizes", "call_sizes", "fill", "in_calls", "noise_network"]
 
 CPU_SIZES, ACCELERATOR_SIZES = (2, 3), (8,)
 
@@ -24,13 +26,20 @@ def call_sizes(device: torch.device | str) -> tuple[int, ...]:
     return CPU_SIZES if torch.device(device).type == "cpu" else ACCELERATOR_SIZES
 
 
-def noise_network(model: LatentModel) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
-    """The model's noise predictor with class labels as third argument: eps(x [b, ...], sigma [b], labels
-    [b]).
-    """
+class NoiseNetwork(Protocol):
+    """eps(x [b, ...], sigma [b], class labels [b], tokens [b, T] or [b, T, D])."""
 
-    def predict(x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
-        return model.preconditioning.noise_predictor(model.denoiser, labels)(x, sigma)
+    def __call__(
+        self, x: Tensor, sigma: Tensor, labels: Tensor | None, tokens: Tensor | None = None, /
+    ) -> Tensor: ...
+
+
+def noise_network(model: LatentModel) -> NoiseNetwork:
+    """The model's noise predictor with what it is told as further arguments."""
+
+    def predict(x: Tensor, sigma: Tensor, labels: Tensor | None, tokens: Tensor | None = None, /) -> Tensor:
+        told = Condition(labels, tokens=tokens)
+        return model.preconditioning.noise_predictor(model.denoiser, told)(x, sigma)
 
     return predict
 

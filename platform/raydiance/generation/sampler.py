@@ -52,35 +52,39 @@ def generate_latents(
     plan: SamplingPlan | None = None,
     *,
     condition: Tensor | None = None,
+    tokens: Tensor | None = None,
     guidance: float = 1.0,
     batch_size: int = 16,
     callback: Callable[[int], None] | None = None,
 ) -> Tensor:
     """Latents [B, C, D, H, W] on the decoder's own scale, one for each seed, float32 on the model's device.
 
-    condition: class labels [B], for a model that was taught classes. guidance: how far beyond the prediction
-    without a class (1: none; classifier-free, at the price of a second call of the network). callback: called
-    with the number of samples done, after each batch.
+    condition: class labels [B], for a model that was taught classes; tokens: numbers of words [B, T] or embeddings
+    [B, T, D], for one that was taught texts. guidance: how far beyond the prediction without either (1: none;
+    classifier-free, at the price of a second call of the network). callback: called with the number of samples
+    done, after each batch.
     """
     plan = plan or model.plan()
     network, sizes = noise_network(model), call_sizes(model.device)
 
-    def predict(labels: Tensor | None, x: Tensor, sigma: Tensor) -> Tensor:
-        return in_calls(network, sizes, x, sigma, labels)
+    def predict(told: Sequence[Tensor | None], x: Tensor, sigma: Tensor) -> Tensor:
+        return in_calls(network, sizes, x, sigma, *told)
 
-    def predictor(labels: Tensor | None) -> NoisePredictor:
-        told = partial(predict, labels)
-        guided = labels is not None and guidance != 1.0
-        return classifier_free(told, partial(predict, None), guidance) if guided else told
+    def predictor(told: Sequence[Tensor | None]) -> NoisePredictor:
+        guided = guidance != 1.0 and any(each is not None for each in told)
+        conditional = partial(predict, told)
+        return (
+            classifier_free(conditional, partial(predict, (None, None)), guidance) if guided else conditional
+        )
 
     latents = []
     for start in range(0, len(seeds), batch_size):
         chosen = slice(start, start + batch_size)
-        labels = None if condition is None else condition[chosen].to(model.device)
+        told = [None if each is None else each[chosen].to(model.device) for each in (condition, tokens)]
         generators = [noise_generator(seed) for seed in seeds[chosen]]
         noise = torch.stack([torch.randn(model.latent_shape, generator=each) for each in generators])
         x = plan.start(noise.to(model.device))
-        latents.append(sampling.sample(predictor(labels), plan, x, generator=generators))
+        latents.append(sampling.sample(predictor(told), plan, x, generator=generators))
         if callback:
             callback(start + len(generators))
     return model.statistics.denormalise(torch.cat(latents))
@@ -101,9 +105,12 @@ def generate_fields(
     plan: SamplingPlan | None = None,
     *,
     condition: Tensor | None = None,
+    tokens: Tensor | None = None,
+    guidance: float = 1.0,
 ) -> VoxelField:
-    """The fields of these seeds, in their order."""
-    return decode(model, generate_latents(model, seeds, plan, condition=condition))
+    """The fields of these seeds, in their order; see generate_latents."""
+    latents = generate_latents(model, seeds, plan, condition=condition, tokens=tokens, guidance=guidance)
+    return decode(model, latents)
 
 
 def sample_glb(
@@ -112,17 +119,29 @@ def sample_glb(
     plan: str | None = None,
     *,
     category: str | None = None,
+    text: str | None = None,
+    guidance: float = 1.0,
     resolution: int | None = None,
 ) -> bytes:
     """One sample as a GLB with vertex colours, which says in asset.extras how it was made.
 
-    Raises RequestError for a plan or a category that the bundle does not have.
+    Raises RequestError for a plan, a category or a text that the bundle does not have.
     """
     label = bundle.label(category)
     condition = None if label is None else torch.tensor([label])
-    field = generate_fields(bundle, [seed], bundle.plan(plan), condition=condition)
+    field = generate_fields(
+        bundle,
+        [seed],
+        bundle.plan(plan),
+        condition=condition,
+        tokens=bundle.text(text),
+        guidance=guidance,
+    )
     mesh = extract_mesh(field, resolution=resolution)
-    return export_glb(mesh, extras=stamp(bundle, seed, plan, category=category))
+    said = dict(stamp(bundle, seed, plan, category=category)["raydiance"])
+    if text is not None:
+        said |= {"text": text, "guidance": guidance}
+    return export_glb(mesh, extras={"raydiance": said})
 
 
 def stamp(

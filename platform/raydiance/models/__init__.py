@@ -2,6 +2,7 @@
 
 from raydiance.models.articulated import ArticulatedField, ArticulatedSpec
 from raydiance.models.autodecoder import Autodecoder, AutodecoderSpec, FieldDecoder, LatentGenerator
+from raydiance.models.codebooks import HashedCodes
 from raydiance.models.files import (
     load_weights,
     read_articulated,
@@ -12,6 +13,7 @@ from raydiance.models.files import (
     spec_from_plain,
 )
 from raydiance.models.gaussian import GaussianPath
+from raydiance.models.text import TextEncoder, vocabulary, word_numbers
 from raydiance.models.unet import Condition, UNet, UNetSpec
 
 __all__ = [
@@ -22,7 +24,9 @@ __all__ = [
     "Condition",
     "FieldDecoder",
     "GaussianPath",
+    "HashedCodes",
     "LatentGenerator",
+    "TextEncoder",
     "UNet",
     "UNetSpec",
     "load_weights",
@@ -32,4 +36,6 @@ __all__ = [
     "read_unet",
     "save_weights",
     "spec_from_plain",
+    "vocabulary",
+    "word_numbers",
 ]

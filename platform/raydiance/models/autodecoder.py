@@ -22,6 +22,7 @@ from raydiance.models.blocks import (
     upsample,
     zero_init,
 )
+from raydiance.models.codebooks import HashedCodes
 from raydiance.spec import spec
 
 __all__ = ["Autodecoder", "AutodecoderSpec", "FieldDecoder", "LatentGenerator"]
@@ -36,6 +37,8 @@ class AutodecoderSpec:
     """
 
     code_dim: int = 64
+    codebooks: int = 0  # tables that codes are put together from (models.codebooks); 0: a row for each object
+    codebook_bits: int = 8  # a codebook has 2^bits rows
     code_std: float = 1.0  # 0: all codes start at zero and part ways by their gradients
     base_resolution: int = 8  # of the volume that a code is first spread over
     latent_channels: int = 16
@@ -62,6 +65,12 @@ class AutodecoderSpec:
             raise ValueError(
                 f"widths needs one entry for each level of {every}, or all but the last, got {self.widths}"
             )
+        if self.codebooks and (self.codebooks < 0 or self.code_dim % self.codebooks):
+            raise ValueError(
+                f"codebooks must divide code_dim = {self.code_dim}, or be 0 for a table; got {self.codebooks}"
+            )
+        if not 1 <= self.codebook_bits <= 24:
+            raise ValueError(f"codebook_bits must be 1 to 24, got {self.codebook_bits}")
         if len(self.depths) != len(self.widths):
             raise ValueError(f"depths needs as many entries as widths, got {self.depths} and {self.widths}")
         if self.latent_resolution not in self.resolutions or self.latent_resolution == self.field_resolution:
@@ -176,6 +185,20 @@ class FieldDecoder(nn.Module):
         return activate(raw, self.spec)
 
 
+def _codes(spec: AutodecoderSpec, num_objects: int) -> nn.Embedding | HashedCodes:
+    if spec.codebooks:
+        return HashedCodes(
+            num_objects,
+            spec.code_dim,
+            num_tables=spec.codebooks,
+            bits=spec.codebook_bits,
+            std=spec.code_std,
+        )
+    table = nn.Embedding(num_objects, spec.code_dim)
+    nn.init.normal_(table.weight, std=spec.code_std)
+    return table
+
+
 def spread(x: Tensor) -> Tensor:
     """Eight channels of a cell as its 2 x 2 x 2 voxels: [B, 8 C, D, H, W] -> [B, C, 2 D, 2 H, 2 W]."""
     batch, channels, d, h, w = x.shape
@@ -201,8 +224,7 @@ class Autodecoder(nn.Module):
     def __init__(self, spec: AutodecoderSpec, num_objects: int) -> None:
         super().__init__()
         self.spec = spec
-        self.codes = nn.Embedding(num_objects, spec.code_dim)
-        nn.init.normal_(self.codes.weight, std=spec.code_std)
+        self.codes = _codes(spec, num_objects)
         self.generator = LatentGenerator(spec)
         self.decoder = FieldDecoder(spec)
 

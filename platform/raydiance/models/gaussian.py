@@ -10,6 +10,8 @@ direction as EDM is as a whole (Karras et al. 2022, Table 1, lambda_k for sigma_
 sqrt(lambda_k) sigma / sqrt(lambda_k + sigma^2) G_k(u / sqrt(lambda + sigma^2)).
 """
 
+from contextlib import AbstractContextManager
+
 import torch
 from torch import Tensor, nn
 
@@ -53,17 +55,19 @@ class GaussianPath(nn.Module):
         sigma, s = (4 * noise_level.float()).exp()[:, None], self.sigma_data
         c_in = (sigma.square() + s.square()).rsqrt()
         deviation = x / c_in - self.mean
-        u = deviation @ self.basis.T
         total = self.variances + sigma.square()
         # F = (D - c_skip x) / c_out with sigma^2 taken out of both, so that nothing cancels at small sigma.
         along, across = (
             (self.variances - s.square()) / total,
             (self.rest - s.square()) / (self.rest + sigma.square()),
         )
-        linear = self.mean + across * deviation + ((along - across) * u) @ self.basis
+        with _exact(x):
+            u = deviation @ self.basis.T
+            linear = self.mean + across * deviation + ((along - across) * u) @ self.basis
         learned = self.path(u * total.rsqrt(), embedding, tokens)
         scaled = learned * (self.variances / total).sqrt() / (s * c_in)
-        out: Tensor = sigma * c_in / s * linear + scaled @ self.basis
+        with _exact(x):
+            out: Tensor = sigma * c_in / s * linear + scaled @ self.basis
         return out.to(x.dtype)
 
     def error(self, residual: Tensor, sigma: Tensor) -> Tensor:
@@ -72,12 +76,18 @@ class GaussianPath(nn.Module):
         So small directions count as much as large ones. Residuals along no direction are not counted.
         """
         s = self.sigma_data
-        along = residual @ self.basis.T
+        with _exact(residual):
+            along = residual @ self.basis.T
         total = self.variances + sigma[:, None].square()
         c_in = (sigma[:, None].square() + s.square()).rsqrt()
         filled = self.variances > 0
         unit = torch.where(filled, total / self.variances.clamp(min=1e-30), 0.0)
         return ((along * s * c_in).square() * unit).sum(1) / filled.sum().clamp(min=1)
+
+
+def _exact(like: Tensor) -> AbstractContextManager[None]:
+    """Inside, products are in the type of their factors: in half precision the small directions would drown."""
+    return torch.autocast(like.device.type, enabled=False)
 
 
 def _fixed(value: Tensor) -> nn.Parameter:

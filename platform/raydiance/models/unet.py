@@ -22,6 +22,7 @@ from raydiance.models.blocks import (
 )
 from raydiance.models.gaussian import GaussianPath
 from raydiance.models.patches import coarser, finer
+from raydiance.models.text import MIN_VOCABULARY, TextEncoder
 from raydiance.models.whole import GlobalPath
 from raydiance.spec import spec
 
@@ -31,7 +32,9 @@ __all__ = ["Condition", "UNet", "UNetSpec"]
 class Condition(NamedTuple):
     """What a network may be told beside the noise level; what is None is not told.
 
-    labels [B] of classes, a vector [B, vector_dim] (a pose, a code), tokens [B, T, token_dim] (words, patches).
+    labels [B] of classes, a vector [B, vector_dim] (a pose, a code), tokens [B, T, token_dim] (embeddings of text,
+    patches) or, for a network with a vocabulary, numbers [B, T] of words. An item whose tokens are all zero is
+    not told any.
     """
 
     labels: Tensor | None = None
@@ -47,6 +50,8 @@ class UNetSpec:
     With `vector_dim` it takes a vector, added to the embedding of the noise level; with `token_dim` the
     attention levels and the global path also attend to tokens. For either the network learns what stands for
     "not told". Without `multipliers` there are no convolutions: the global path is all.
+    With `vocabulary` tokens are made of texts: the network has an encoder of so many words (models.text), trained
+    with it, for texts of `max_words` at most.
     With `basis` the global path moves the input along so many principal directions of the data and starts as
     the denoiser of normal data with the same covariance (models.gaussian); it must be fitted, and be
     preconditioned as EDM.
@@ -67,6 +72,9 @@ class UNetSpec:
     num_classes: int = 0
     vector_dim: int = 0
     token_dim: int = 0
+    vocabulary: int = 0
+    max_words: int = 24
+    text_layers: int = 1
     checkpointing: bool = False
     dropout: float = 0.0
     norm: Norm = "group"
@@ -94,6 +102,18 @@ class UNetSpec:
             raise ValueError(
                 f"token_dim = {self.token_dim} needs attention_levels that attend to tokens, such as [0], or a "
                 "global_width: got neither"
+            )
+        if self.vocabulary and (
+            self.vocabulary < MIN_VOCABULARY or self.max_words < 1 or self.text_layers < 0
+        ):
+            raise ValueError(
+                f"a vocabulary needs {MIN_VOCABULARY} words or more (two are taken), max_words of at least 1 "
+                f"and text_layers of at least 0, got {self.vocabulary}, {self.max_words}, {self.text_layers}"
+            )
+        if self.vocabulary and (not self.token_dim or self.token_dim % self.num_heads):
+            raise ValueError(
+                f"vocabulary = {self.vocabulary} needs a token_dim > 0 that num_heads = {self.num_heads} divides, "
+                f"got {self.token_dim}"
             )
         if self.basis < 0 or (self.basis and not self.global_width):
             raise ValueError(f"basis = {self.basis} needs a global_width > 0, or must be 0")
@@ -159,6 +179,7 @@ class UNet(nn.Module):
         self.vector = nn.Linear(spec.vector_dim, spec.embedding_dim) if spec.vector_dim else None
         self.no_vector = nn.Parameter(torch.zeros(spec.vector_dim)) if spec.vector_dim else None
         self.no_token = nn.Parameter(torch.zeros(1, 1, spec.token_dim)) if spec.token_dim else None
+        self.text = _text(spec) if spec.vocabulary else None
         if spec.multipliers:
             self._build_levels(spec, widths)
         self.whole = _whole(spec) if spec.global_width else None
@@ -209,9 +230,7 @@ class UNet(nn.Module):
         told = condition if isinstance(condition, Condition) else Condition(condition)
         self._check(x, told)
         embedding = F.silu(self._embed(x, noise_level, told))
-        tokens = told.tokens
-        if self.no_token is not None and tokens is None:
-            tokens = self.no_token.expand(len(x), 1, -1)
+        tokens = self._tokens(x, told.tokens)
 
         out = self._levels(x, embedding, tokens) if self.spec.multipliers else None
         if self.whole is None:
@@ -267,6 +286,16 @@ class UNet(nn.Module):
             embedding = embedding + self.vector(vector)
         return embedding
 
+    def _tokens(self, x: Tensor, told: Tensor | None) -> Tensor | None:
+        """Tokens [B, T, token_dim] to attend to; of items that are not told any, the one that stands for that."""
+        if self.no_token is None:
+            return None
+        if told is None:
+            return self.no_token.expand(len(x), 1, -1)
+        some = told.flatten(1).any(dim=1)[:, None, None]
+        tokens = told if self.text is None or told.is_floating_point() else self.text(told)
+        return torch.where(some, tokens, self.no_token.to(tokens.dtype))
+
     def _check(self, x: Tensor, told: Condition) -> None:
         factor = self.spec.patch * 2 ** max(0, len(self.spec.multipliers) - 1)
         if x.ndim != self.spec.dims + 2 or any(size % factor for size in x.shape[2:]):
@@ -288,6 +317,16 @@ class UNet(nn.Module):
 def _edge(spec: UNetSpec) -> int:
     """The kernel's edge of the first and the last convolution: a patch is a neighbourhood already."""
     return 3 if spec.patch == 1 else 1
+
+
+def _text(spec: UNetSpec) -> TextEncoder:
+    return TextEncoder(
+        spec.vocabulary,
+        spec.max_words,
+        spec.token_dim,
+        num_layers=spec.text_layers,
+        num_heads=spec.num_heads,
+    )
 
 
 def _whole(spec: UNetSpec) -> GlobalPath | GaussianPath:

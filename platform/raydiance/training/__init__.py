@@ -9,6 +9,7 @@ from raydiance.training.autodecoder import (
     train_autodecoder,
 )
 from raydiance.training.averages import PowerAverages, Snapshot, combine
+from raydiance.training.batches import Batch
 from raydiance.training.checkpoint import (
     Checkpoints,
     TrainState,
@@ -27,7 +28,7 @@ from raydiance.training.denoisers import (
 from raydiance.training.diffusion import DiffusionObjective, train_diffusion
 from raydiance.training.ema import Ema
 from raydiance.training.inversion import InversionLoop, InversionSpec, invert
-from raydiance.training.loop import Batch, LoopSpec, Objective, fit, start, train_step
+from raydiance.training.loop import LoopSpec, Objective, fit, start, train_step
 from raydiance.training.radiance import FieldLoop, FieldUNetSpec, RadianceTraining, RenderingLoss
 
 __all__ = [

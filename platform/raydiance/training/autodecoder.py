@@ -16,13 +16,15 @@ from raydiance.models import Autodecoder, AutodecoderSpec, save_weights
 from raydiance.spec import spec, to_plain
 from raydiance.storage import ArtifactRef, write_json
 from raydiance.tracking import Outcome, Run, Worker
-from raydiance.training.loop import Batch, LoopSpec, Objective, fit
+from raydiance.training.batches import Batch
+from raydiance.training.loop import LoopSpec, Objective, fit
 from raydiance.training.losses import (
     density_sparsity,
     pyramid_l1,
     structural_dissimilarity,
     total_variation,
 )
+from raydiance.training.precision import exact
 from raydiance.training.randomness import seeded
 from raydiance.training.rates import rates_by_fan_in
 
@@ -120,16 +122,30 @@ class AutodecoderObjective(Objective):
 
     def parameter_groups(self) -> Sequence[Mapping[str, Any]]:
         rate = self.training_spec.code_rate
-        return rates_by_fan_in(self.model, REFERENCE_FAN_IN, factors={"codes.weight": rate})
+        return rates_by_fan_in(
+            self.model, REFERENCE_FAN_IN, factors={"codes.weight": rate, "codes.tables": rate}
+        )
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         rows, generators = batch.items(len(self.objects)), batch.generators()
-        device = self.model.codes.weight.device
+        device = next(self.model.parameters()).device
         codes = self.model.codes(torch.tensor(rows, device=device))
         latents = self.model.latent(codes)
         noisy = latents + self._latent_noise(latents, generators)
         grid = self.model.decode(noisy)
+        with exact(device):
+            return self._compared(grid.float(), latents.float(), codes, rows, generators)
 
+    def _compared(
+        self,
+        grid: Tensor,
+        latents: Tensor,
+        codes: Tensor,
+        rows: Sequence[int],
+        generators: Sequence[torch.Generator],
+    ) -> dict[str, Tensor]:
+        """The losses of the fields [B, R, R, R, 4] of the rows."""
+        device = grid.device
         lattices = [self._lattice(self.objects[row], g) for row, g in zip(rows, generators, strict=True)]
         origins, directions, jitter = (
             torch.stack(parts).to(device)
@@ -215,7 +231,7 @@ def held_out_pair(
     chosen = np.asarray(views.held_out_views)[which]
     rgba = views.images(index, chosen).float() / 255
     truth = rgba[..., :3] * rgba[..., 3:] + (1 - rgba[..., 3:])
-    device = model.codes.weight.device
+    device = next(model.parameters()).device
     field = VoxelField(model(torch.tensor([row], device=device)))
     shown = render_views(
         field, views.cameras(index)[torch.from_numpy(chosen)].to(device), num_samples=num_samples
@@ -291,6 +307,7 @@ def _train(payload: Payload, worker: Worker) -> ArtifactRef | None:
                 "num_objects": len(ids),
                 "object_ids": ids,
                 "categories": [views.categories[index] for index in objective.objects],
+                "captions": [views.captions[index] for index in objective.objects],
             },
         )
         write_json(

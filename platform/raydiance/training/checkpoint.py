@@ -1,6 +1,9 @@
 """The state of a training run as artifacts: tensors in safetensors, the rest in JSON, nothing pickled."""
 
 import json
+import logging
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +20,8 @@ from raydiance.training.ema import Ema
 __all__ = ["Checkpoints", "TrainState", "load_checkpoint", "read_snapshots", "save_checkpoint"]
 
 TENSORS, SCALARS = "state.safetensors", "state.json"
+
+logger = logging.getLogger("raydiance.training")
 
 
 @dataclass
@@ -45,8 +50,21 @@ def kind_of(run_name: str) -> str:
     return f"checkpoints/{run_name}"
 
 
+@dataclass(frozen=True)
+class Copy:
+    """A state as it was, in memory of its own on the host, so that training can go on while it is written."""
+
+    tensors: Mapping[str, Tensor]
+    scalars: Mapping[str, Any]
+    averages: Sequence[Snapshot]
+
+
 def save_checkpoint(store: Store, run_name: str, state: TrainState) -> ArtifactRef:
     """Write the state as an artifact named by its step."""
+    return _write(store, run_name, _copy(state))
+
+
+def _copy(state: TrainState) -> Copy:
     tensors = {f"model/{name}": value for name, value in state.model.state_dict().items()}
     scalars: dict[str, Any] = {"step": state.step, "losses": state.losses, "returns": state.returns}
     if state.ema:
@@ -59,8 +77,14 @@ def save_checkpoint(store: Store, run_name: str, state: TrainState) -> ArtifactR
     tensors |= {
         f"optimizer/{i}/{key}": value for i, entry in optimizer.items() for key, value in entry.items()
     }
-    with store.create(kind_of(run_name), f"{state.step:08d}", meta=scalars) as draft:
-        save_file({name: _plain(value) for name, value in tensors.items()}, draft.path(TENSORS))
+    copied = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
+    return Copy(copied, scalars, state.averages.snapshots() if state.averages else ())
+
+
+def _write(store: Store, run_name: str, copy: Copy) -> ArtifactRef:
+    scalars = dict(copy.scalars)
+    with store.create(kind_of(run_name), f"{scalars['step']:08d}", meta=scalars) as draft:
+        save_file(dict(copy.tensors), draft.path(TENSORS))
         write_json(draft.path(SCALARS), scalars)
     return draft.artifact.ref
 
@@ -104,34 +128,65 @@ def _lay_like_parameters(optimizer: torch.optim.Optimizer) -> None:
 
 
 class Checkpoints:
-    """The checkpoints of one run in a store: at most `keep`, the newest last."""
+    """The checkpoints of one run in a store: at most `keep`, the newest last.
+
+    They are written by a thread, one at a time; leaving the context waits for it.
+    """
 
     def __init__(self, store: Store, run_name: str, *, keep: int = 2) -> None:
         if keep < 1:
             raise ValueError(f"keep at least 1 checkpoint, got {keep}")
         self.store, self.run_name, self.keep = store, run_name, keep
-        self.last: ArtifactRef | None = None
+        self._last: ArtifactRef | None = None
+        self._writing: Future[ArtifactRef] | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self._thread.shutdown(wait=True)
+        if kind is None:
+            _ = self.last
+        elif self._writing is not None and (error := self._writing.exception()) is not None:
+            logger.error("the checkpoint that was being written failed, too: %s", error)
+
+    @property
+    def last(self) -> ArtifactRef | None:
+        """The newest checkpoint, once it is there. Raises what went wrong while it was written."""
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            self._last = writing.result()
+        return self._last
 
     def restore(self, state: TrainState) -> bool:
         """Go on from the newest checkpoint that is intact; False if there is none."""
+        _ = self.last
         while artifact := self.store.latest(kind_of(self.run_name)):
             with suppress(
                 ArtifactError, FileNotFoundError
             ):  # the same run elsewhere may just have removed it
                 load_checkpoint(self.store, artifact.ref, state)
-                self.last = artifact.ref
+                self._last = artifact.ref
                 return True
         return False
 
-    def save(self, state: TrainState) -> ArtifactRef:
-        """Write a checkpoint, then remove the oldest beyond `keep`; snapshots of averages stay."""
-        if state.averages:
-            _save_snapshots(self.store, self.run_name, state.averages)
-        self.last = save_checkpoint(self.store, self.run_name, state)
+    def save(self, state: TrainState) -> None:
+        """Copy the state, and begin to write a checkpoint of it; `last` is that one when it is written.
+
+        Waits for the one before. Then the oldest beyond `keep` are removed; snapshots of averages stay.
+        """
+        _ = self.last
+        self._writing = self._thread.submit(self._write, _copy(state))
+
+    def _write(self, copy: Copy) -> ArtifactRef:
+        if copy.averages:
+            _save_snapshots(self.store, self.run_name, copy.averages)
+        saved = _write(self.store, self.run_name, copy)
         for ref in self.store.list(kind_of(self.run_name))[: -self.keep]:
             with suppress(ArtifactError):  # the same run elsewhere was faster
                 self.store.delete(ref)
-        return self.last
+        return saved
 
 
 def read_snapshots(store: Store, run_name: str) -> list[Snapshot]:
@@ -145,17 +200,13 @@ def read_snapshots(store: Store, run_name: str) -> list[Snapshot]:
     return found
 
 
-def _save_snapshots(store: Store, run_name: str, averages: PowerAverages) -> None:
-    step = averages.num_updates
-    meta = {"step": step, "gammas": list(averages.gammas)}
+def _save_snapshots(store: Store, run_name: str, averages: Sequence[Snapshot]) -> None:
+    step = averages[0].step
+    meta = {"step": step, "gammas": [each.gamma for each in averages]}
     with store.create(f"averages/{run_name}", f"{step:08d}", meta=meta) as draft:
-        for k, snapshot in enumerate(averages.snapshots()):
-            weights = {name: _plain(value) for name, value in snapshot.weights.items()}
+        for k, snapshot in enumerate(averages):
+            weights = {name: value.contiguous() for name, value in snapshot.weights.items()}
             save_file(weights, draft.path(f"average-{k}.safetensors"))
-
-
-def _plain(value: Tensor) -> Tensor:
-    return value.detach().cpu().contiguous()
 
 
 def _optimizer_state(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:

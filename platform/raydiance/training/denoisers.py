@@ -14,7 +14,8 @@ from raydiance.diffusion import losses, schedules
 from raydiance.diffusion.preconditioning import EDM, Epsilon, discrete_epsilon
 from raydiance.models import UNetSpec
 from raydiance.spec import spec
-from raydiance.training.loop import Batch, Decay, LoopSpec
+from raydiance.training.batches import Batch
+from raydiance.training.loop import Decay, LoopSpec
 
 __all__ = [
     "DiffusionLoop",
@@ -55,7 +56,9 @@ class DiffusionTraining:
 
     Karras et al. 2022 take -1.2 and 1.2 for images; latents of aligned objects have thousands of numbers but few
     directions, so that noise must be ten times the data before it hides which object it is.
-    drop_condition: the share of samples whose class is not told, for classifier-free guidance (Ho & Salimans).
+    drop_condition: the share of samples that are told nothing, for classifier-free guidance (Ho & Salimans).
+    embeddings: a safetensors file with "embeddings" [N, T, model.token_dim] of the captions, made by any encoder,
+    in the order of latents.json; in place of a vocabulary, whose encoder is trained here.
     """
 
     model: LatentUNetSpec = LatentUNetSpec()
@@ -64,11 +67,17 @@ class DiffusionTraining:
     p_mean: float = 1.2
     p_std: float = 1.6
     drop_condition: Share = 0.1
+    embeddings: str | None = None
     preview_samples: int = 6
     preview_steps: int = 18
     preview_size: int = 64
 
     def __post_init__(self) -> None:
+        if self.embeddings and (self.model.vocabulary or not self.model.token_dim):
+            raise ValueError(
+                "embeddings need model.token_dim > 0 and model.vocabulary = 0: a text is embedded beforehand "
+                f"or by the network's own encoder, got {self.model.token_dim} and {self.model.vocabulary}"
+            )
         if self.sigma_data <= 0 or self.p_std <= 0:
             raise ValueError(f"sigma_data and p_std must be positive, got {self.sigma_data} and {self.p_std}")
 

@@ -17,17 +17,28 @@ from raydiance.data.fieldsets import FieldCode
 from raydiance.data.latents import RobustStatistics
 from raydiance.data.views import ViewDataset
 from raydiance.diffusion import grids, plans, sampling, schedules
+from raydiance.diffusion.preconditioning import expand
 from raydiance.errors import ConfigError
 from raydiance.fields import VoxelField, orbit_cameras, render_views
-from raydiance.models import FieldDecoder, GaussianPath, UNet, read_decoder, save_weights
+from raydiance.models import (
+    Condition,
+    FieldDecoder,
+    GaussianPath,
+    UNet,
+    read_decoder,
+    save_weights,
+)
 from raydiance.spec import to_plain
 from raydiance.storage import Artifact, ArtifactRef, write_json
 from raydiance.tracking import Outcome, Run, Worker
+from raydiance.training.batches import Batch
 from raydiance.training.denoisers import DiffusionTraining, PixelTraining
-from raydiance.training.loop import Batch, Objective, fit
+from raydiance.training.loop import Objective, fit
+from raydiance.training.precision import exact
 from raydiance.training.radiance import RadianceTraining, ViewLoss
 from raydiance.training.randomness import sample_generator, seeded
 from raydiance.training.rates import rates_by_fan_in
+from raydiance.training.texts import read_texts
 
 __all__ = ["DiffusionObjective", "train_diffusion"]
 
@@ -55,6 +66,7 @@ class DiffusionObjective(Objective):
         seed: int,
         *,
         labels: Tensor | None = None,
+        tokens: Tensor | None = None,
         show: Show | None = None,
         view_loss: ViewLoss | None = None,
     ) -> None:
@@ -66,7 +78,7 @@ class DiffusionObjective(Objective):
                 f"and out_channels to {latents.shape[1]}"
             )
         self.training_spec, self.preconditioning = training, training.preconditioning
-        self.latents, self.labels, self.show = latents, labels, show
+        self.latents, self.labels, self.tokens, self.show = latents, labels, tokens, show
         self.seed, self.view_loss = seed, view_loss
         with seeded(seed):
             self.model = UNet(training.model)
@@ -82,22 +94,32 @@ class DiffusionObjective(Objective):
         x_0 = self.latents[rows].to(device)
         sigma = self.training_spec.draw_sigma(batch, generators).to(device)
         noise = torch.stack([torch.randn(x_0.shape[1:], generator=g) for g in generators]).to(device)
-        condition = None if self.labels is None else self._told(self.labels[rows], generators).to(device)
+        condition = self._told(rows, generators, device)
         error, denoised = self.preconditioning.loss_and_denoised(
             self.model, x_0, sigma, noise, condition, error=self._error
         )
         if self.view_loss is None:
             return {"loss": error.mean()}
-        seen = self.view_loss(denoised, sigma, rows, generators).mean()
+        with exact(device):
+            seen = self.view_loss(denoised.float(), sigma, rows, generators).mean()
         loss = error.mean() + self.view_loss.rendering.weight * seen
         return {"loss": loss, "field": error.mean().detach(), "views": seen.detach()}
 
-    def _told(self, labels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """The labels [B], some of them replaced by "no class"."""
+    def _told(
+        self, rows: Sequence[int], generators: Sequence[torch.Generator], device: torch.device
+    ) -> Condition | None:
+        """Classes and texts of the rows; some rows are told nothing."""
+        if self.labels is None and self.tokens is None:
+            return None
         chance = torch.cat([torch.rand(1, generator=g) for g in generators])
-        return torch.where(
-            chance < self.training_spec.drop_condition, self.training_spec.model.num_classes, labels
-        )
+        silent, labels, tokens = chance < self.training_spec.drop_condition, None, None
+        if self.labels is not None:
+            none = self.training_spec.model.num_classes
+            labels = torch.where(silent, none, self.labels[list(rows)]).to(device)
+        if self.tokens is not None:
+            told = self.tokens[list(rows)]
+            tokens = torch.where(expand(silent, told), 0, told).to(device)
+        return Condition(labels, tokens=tokens)
 
     def _error(self, residual: Tensor, sigma: Tensor) -> Tensor:
         """The squared error [B]: along principal directions, if there are any, and where convolutions act."""
@@ -171,11 +193,14 @@ def _train(payload: Payload, worker: Worker) -> ArtifactRef | None:
     statistics = RobustStatistics(raw["center"], raw["scale"])
     described = artifact.read_json("latents.json")
     classes = sorted(set(described["categories"]))
+    embeddings = training.embeddings if isinstance(training, DiffusionTraining) else None
+    texts = read_texts(training.model, embeddings, described)
     objective = DiffusionObjective(
         training,
         statistics.normalise(raw["latents"]),
         payload.seed,
         labels=_labels(training, described["categories"], classes),
+        tokens=texts.tokens,
         show=_show(
             training, artifact, worker.store.get(payload.autodecoder) if payload.autodecoder else None
         ),
@@ -196,7 +221,12 @@ def _train(payload: Payload, worker: Worker) -> ArtifactRef | None:
         save_weights(draft.path("weights.safetensors"), state.averaged())
         write_json(
             draft.path("spec.json"),
-            {"model": to_plain(training.model), "classes": classes, **training.described},
+            {
+                "model": to_plain(training.model),
+                "classes": classes,
+                "words": list(texts.words),
+                **training.described,
+            },
         )
         write_json(draft.path("metrics.json"), {"denoising_loss": denoising_loss(objective)})
     return draft.artifact.ref

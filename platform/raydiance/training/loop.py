@@ -5,7 +5,6 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any, Literal
 
@@ -13,16 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from raydiance.errors import ConfigError, NonFiniteLossError
+from raydiance.errors import NonFiniteLossError
 from raydiance.spec import spec
 from raydiance.tracking import Worker
 from raydiance.training.averages import PowerAverages, gamma_of
+from raydiance.training.batches import Batch
 from raydiance.training.checkpoint import Checkpoints, TrainState
 from raydiance.training.distributed import distribute, mean_over_workers, share, unsynchronised, wait_for_all
 from raydiance.training.ema import Ema
-from raydiance.training.randomness import epoch_item, sample_generator
+from raydiance.training.precision import Precision, PrecisionName, choose_precision
+from raydiance.training.throughput import Throughput
 
-__all__ = ["Batch", "Decay", "LoopSpec", "Objective", "fit", "learning_rate_factor", "start", "train_step"]
+__all__ = ["Decay", "LoopSpec", "Objective", "fit", "learning_rate_factor", "start", "train_step"]
 
 Decay = Literal["cosine", "linear", "constant"]
 
@@ -39,6 +40,7 @@ class LoopSpec:
     accumulate: into so many parts each worker's share of a batch is split, one behind the other, to save memory.
     max_returns: so often training goes back to the last good checkpoint, to go on with other noise and another
     order, where loss or gradient is not finite, or the loss is max_spike (0: never mind) times its recent median.
+    precision: of networks, see training.precision; "auto" is bfloat16 on a GPU that has it.
     `ema_widths`: averages of these widths (sigma_rel) are kept at each checkpoint, from which one of any width can
     be made afterwards: see training.averages.
     """
@@ -51,6 +53,7 @@ class LoopSpec:
     betas: tuple[float, float] = (0.9, 0.99)
     clip_norm: float = 1.0
     accumulate: int = 1
+    precision: PrecisionName = "auto"
     max_returns: int = 2
     max_spike: float = 0.0
     ema_decay: float = 0.0  # 0: no moving average
@@ -82,36 +85,6 @@ class LoopSpec:
             raise ValueError(
                 f"learning_rate and clip_norm must be positive, got {self.learning_rate} and {self.clip_norm}"
             )
-
-
-@dataclass(frozen=True)
-class Batch:
-    """This worker's part of one step: which samples of the global batch, and the random numbers of each."""
-
-    seed: int
-    step: int
-    indices: range
-    batch_size: int
-
-    def generators(self) -> list[torch.Generator]:
-        """One generator per sample, the same whoever takes the sample."""
-        return [sample_generator(self.seed, self.step, index) for index in self.indices]
-
-    def parts(self, count: int) -> list["Batch"]:
-        """This worker's part in `count` equal pieces. Raises ConfigError if they cannot be equal."""
-        size, rest = divmod(len(self.indices), count)
-        if rest:
-            raise ConfigError(
-                f"accumulate = {count} must divide the {len(self.indices)} samples that a worker has of a batch: "
-                "change it, batch_size or the number of workers"
-            )
-        pieces = [self.indices[i * size : (i + 1) * size] for i in range(count)]
-        return [replace(self, indices=piece) for piece in pieces]
-
-    def items(self, count: int) -> list[int]:
-        """Which of `count` training items each sample is: all items once per epoch, in shuffled order."""
-        start = self.step * self.batch_size
-        return [epoch_item(self.seed, count, start + index) for index in self.indices]
 
 
 class Objective(nn.Module):
@@ -152,38 +125,75 @@ def fit(objective: Objective, loop: LoopSpec, *, worker: Worker, run_name: str, 
     checkpoints = Checkpoints(worker.store, run_name, keep=loop.keep_checkpoints)
     checkpoints.restore(state)
     indices = share(loop.batch_size, worker.rank, worker.world_size)
-    with worker.progress.task(run_name, total=loop.steps) as task:
+    precision = choose_precision(loop.precision, worker.device)
+    throughput = Throughput(loop.batch_size, worker.world_size, worker.device, precision)
+    reports = Reports(worker, checkpoints)
+    with checkpoints, worker.progress.task(run_name, total=loop.steps) as task:
         task.update(state.step)
         while state.step < loop.steps:
             batch = Batch(seed + RETURNED * state.returns, state.step, indices, loop.batch_size)
+            if throughput.flops is None:
+                throughput.count(module, batch.parts(loop.accumulate)[0], loop.accumulate)
             try:
-                metrics = train_step(module, state, loop, batch, checkpoints)
+                with throughput.step():
+                    metrics = train_step(module, state, loop, batch, checkpoints, precision)
             except NonFiniteLossError as error:
                 go_back(state, loop, checkpoints, error)
                 continue
             task.update(1, loss=metrics["loss"])
             last = state.step == loop.steps
             if last or state.step % loop.log_every == 0:
-                worker.tracker.log_metrics({f"train/{k}": v for k, v in metrics.items()}, step=state.step)
+                told = {f"train/{k}": v for k, v in metrics.items()} | throughput.read()
+                worker.tracker.log_metrics(told, step=state.step)
             if worker.rank == 0 and (last or state.step % loop.preview_every == 0):
                 for key, image in objective.preview(state.averaged()).items():
                     worker.tracker.log_image(key, image, step=state.step)
             if last or state.step % loop.checkpoint_every == 0:
-                ref = checkpoints.save(state) if worker.rank == 0 else None
-                wait_for_all()
-                worker.report(metrics, ref)
+                reports.checkpoint(state, metrics, last=last)
     return state
 
 
+class Reports:
+    """Saves on rank 0 while training goes on, and tells of each checkpoint, on all ranks, when it is there.
+
+    That is at the next one; at the last, at once.
+    """
+
+    def __init__(self, worker: Worker, checkpoints: Checkpoints) -> None:
+        self.worker, self.checkpoints = worker, checkpoints
+        self._untold: Mapping[str, float] | None = None
+
+    def checkpoint(self, state: TrainState, metrics: Mapping[str, float], *, last: bool) -> None:
+        """Begin to save the state, and tell of what was saved before it."""
+        self._tell()
+        if self.worker.rank == 0:
+            self.checkpoints.save(state)
+        self._untold = metrics
+        if last:
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._untold is not None:
+            ref = self.checkpoints.last if self.worker.rank == 0 else None
+            wait_for_all()
+            self.worker.report(self._untold, ref)
+            self._untold = None
+
+
 def train_step(
-    module: nn.Module, state: TrainState, loop: LoopSpec, batch: Batch, checkpoints: Checkpoints
+    module: nn.Module,
+    state: TrainState,
+    loop: LoopSpec,
+    batch: Batch,
+    checkpoints: Checkpoints,
+    precision: Precision,
 ) -> dict[str, float]:
     """One step of Adam on the global batch; returns the metrics' means over all workers."""
     factor = learning_rate_factor(loop, state.step)
     for group in state.optimizer.param_groups:
         group["lr"] = loop.learning_rate * factor * group["factor"]
     state.optimizer.zero_grad(set_to_none=True)
-    terms = accumulate(module, batch.parts(loop.accumulate))
+    terms = accumulate(module, batch.parts(loop.accumulate), precision)
     norm = nn.utils.clip_grad_norm_(state.model.parameters(), loop.clip_norm)
     metrics = mean_over_workers(terms | {"gradient_norm": norm})
     if not math.isfinite(metrics["loss"] + metrics["gradient_norm"]) or _is_spike(
@@ -204,12 +214,13 @@ def train_step(
     return metrics | {"learning_rate": loop.learning_rate * factor}
 
 
-def accumulate(module: nn.Module, parts: Sequence[Batch]) -> dict[str, Tensor]:
+def accumulate(module: nn.Module, parts: Sequence[Batch], precision: Precision) -> dict[str, Tensor]:
     """Add up the gradients of equal parts of a batch, exchanged once by workers: the means of their terms."""
     found: list[dict[str, Tensor]] = []
     for part in parts:
         with nullcontext() if part is parts[-1] else unsynchronised(module):
-            found.append(module(part))
+            with precision.applied():
+                found.append(module(part))
             (found[-1]["loss"] / len(parts)).backward()  # type: ignore[no-untyped-call]
     return {name: torch.stack([terms[name].detach() for terms in found]).mean(0) for name in found[0]}
 
@@ -219,6 +230,8 @@ def go_back(state: TrainState, loop: LoopSpec, checkpoints: Checkpoints, error: 
 
     All workers see the same loss, so all of them come here together.
     """
+    _ = checkpoints.last  # the newest one is there before anybody looks for it
+    wait_for_all()
     returns = state.returns + 1
     if returns > loop.max_returns or not checkpoints.restore(state):
         raise error

@@ -20,7 +20,8 @@ from raydiance.diffusion.preconditioning import Clean, discrete_clean
 from raydiance.fields import render
 from raydiance.models import UNetSpec
 from raydiance.spec import spec
-from raydiance.training.loop import Batch, Decay, LoopSpec
+from raydiance.training.batches import Batch
+from raydiance.training.loop import Decay, LoopSpec
 from raydiance.training.rays import draw_rays
 
 __all__ = ["FieldLoop", "FieldUNetSpec", "RadianceTraining", "RenderingLoss", "ViewLoss"]
