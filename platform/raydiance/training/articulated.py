@@ -15,7 +15,8 @@ from raydiance.models import ArticulatedField, ArticulatedSpec, save_weights
 from raydiance.spec import spec, to_plain
 from raydiance.storage import ArtifactRef, write_json
 from raydiance.tracking import Outcome, Run, Worker
-from raydiance.training.loop import Batch, LoopSpec, Objective, fit
+from raydiance.training.batches import Batch
+from raydiance.training.loop import LoopSpec, Objective, fit
 from raydiance.training.losses import total_variation
 from raydiance.training.rays import draw_rays
 
