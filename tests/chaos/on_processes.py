@@ -70,7 +70,7 @@ def follow_up(trial: Trial, plan: Plan, status: int | None) -> Trial:
     trial.lost_steps, trial.recovery_s = seen.lost_steps, seen.recovery_s
     trial.held |= {
         "I1": not torn(objects) and len(committed(objects)) >= 1,
-        "I2": seen.lost_steps <= plan.checkpoint_every,
+        "I2": seen.lost_steps <= plan.most_lost,
         "I3": seen.repeated_exactly() and (seen.final, seen.exact.keys()) == _end(plan),
         "I4": each_once(seen),
         "I8": seen.recovery_s < BOUND_S,
@@ -126,7 +126,7 @@ def damaged_checkpoint(phase: str, random: Random, folder: Path, *, unchecked: b
     kept = committed(contents(plan.store))
     follow_up(trial, plan, status)
     intervals = 3 if phase == "files swapped" else 2  # one more for each checkpoint that is damaged
-    trial.held["I2"] = (trial.lost_steps or 0) <= intervals * plan.checkpoint_every
+    trial.held["I2"] = (trial.lost_steps or 0) <= intervals * plan.checkpoint_every + work.WHILE_WRITTEN
     trial.held["I1"] = set(torn(contents(plan.store))) <= {
         f"{newest.relative_to(root)}/{entry['name']}"
         for entry in kept.get(str(newest.relative_to(root)), {"files": []})["files"]
@@ -215,7 +215,7 @@ def full_disk(phase: str, random: Random, folder: Path) -> Trial:
         seen = history(plan.log)
         trial.lost_steps, trial.note = seen.lost_steps, ""
         trial.held |= {
-            "I2": seen.lost_steps <= plan.checkpoint_every,
+            "I2": seen.lost_steps <= plan.most_lost,
             "I3": seen.repeated_exactly() and seen.final == golden().final,
             "I4": each_once(seen),
         }

@@ -205,7 +205,7 @@ def _judge(trial: Trial, plan: Plan, status: int | None, folder: Path) -> Trial:
     trial.lost_steps, trial.recovery_s = seen.lost_steps, seen.recovery_s
     trial.held |= {
         "I1": not torn(objects) and bool(committed(objects)),
-        "I2": seen.lost_steps <= plan.checkpoint_every,
+        "I2": seen.lost_steps <= plan.most_lost,
         "I3": seen.repeated_exactly() and seen.final == whole.final,
         "I4": each_once(seen),
         "I8": seen.recovery_s < BOUND_S[trial.fault[:2]],

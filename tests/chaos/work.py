@@ -25,6 +25,7 @@ from raydiance.training.randomness import seeded
 
 PHASES = ("compute", "snapshot", "upload", "manifest", "reported")
 SEED = 3
+WHILE_WRITTEN = 5  # steps of 2 ms
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,11 @@ class Plan:
     kill_rank: int = 0
     marker: str | None = None
     environment: tuple[tuple[str, str], ...] = ()  # of the process, where it is not the parent's
+
+    @property
+    def most_lost(self) -> int:
+        """I2: the steps of an interval, and those that are done while a checkpoint is written."""
+        return self.checkpoint_every + WHILE_WRITTEN
 
 
 class Watched(Toy):

@@ -1,6 +1,7 @@
 """A checkpoint is written while training goes on, and is what the state was when it was asked for."""
 
 import threading
+import time
 
 import pytest
 import torch
@@ -56,6 +57,27 @@ def test_one_is_written_at_a_time_and_what_goes_wrong_is_told(store, monkeypatch
     monkeypatch.setattr(checkpoint, "_write", broken)
     with pytest.raises(OSError, match="no room"):
         fit(Toy(), loop(), worker=worker(store), run_name="broken", seed=0)
+
+
+def test_what_cannot_be_written_stops_a_training_before_its_next_checkpoint(store, monkeypatch):
+    fails, steps = threading.Event(), []
+
+    def broken(*_):
+        fails.wait(30)
+        raise OSError("no room")
+
+    class Slow(Toy):
+        def forward(self, batch):
+            steps.append(batch.step)
+            if batch.step == 8:  # the checkpoint of step 7 fails now
+                fails.set()
+                time.sleep(0.2)
+            return super().forward(batch)
+
+    monkeypatch.setattr(checkpoint, "_write", broken)
+    with pytest.raises(OSError, match="no room"):
+        fit(Slow(), loop(), worker=worker(store), run_name="toy", seed=0)
+    assert steps[-1] == 8
 
 
 def test_a_training_that_stops_waits_for_what_it_was_writing(store, monkeypatch):

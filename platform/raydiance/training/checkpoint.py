@@ -159,6 +159,11 @@ class Checkpoints:
             self._last = writing.result()
         return self._last
 
+    def check(self) -> None:
+        """Raise what went wrong with the checkpoint that is being written, as soon as that is known."""
+        if self._writing is not None and self._writing.done():
+            _ = self.last
+
     def restore(self, state: TrainState) -> bool:
         """Go on from the newest checkpoint that is intact; False if there is none."""
         _ = self.last

@@ -131,6 +131,7 @@ def fit(objective: Objective, loop: LoopSpec, *, worker: Worker, run_name: str, 
     with checkpoints, worker.progress.task(run_name, total=loop.steps) as task:
         task.update(state.step)
         while state.step < loop.steps:
+            checkpoints.check()
             batch = Batch(seed + RETURNED * state.returns, state.step, indices, loop.batch_size)
             if throughput.flops is None:
                 throughput.count(module, batch.parts(loop.accumulate)[0], loop.accumulate)
