@@ -20,6 +20,7 @@ from raydiance.training.loop import Decay, LoopSpec
 __all__ = [
     "DiffusionLoop",
     "DiffusionTraining",
+    "DiscreteTraining",
     "LatentUNetSpec",
     "PixelLoop",
     "PixelTraining",
@@ -102,6 +103,41 @@ class DiffusionTraining:
 
 
 @spec
+class DiscreteTraining:
+    """A network at the training steps t of a schedule, each as likely, drawn evenly over a batch (stratified).
+
+    drop_condition: as in DiffusionTraining.
+    """
+
+    schedule: Literal["linear", "quadratic", "cosine"] = "linear"
+    num_train_steps: Annotated[int, Ge(2)] = 1000
+    drop_condition: Share = 0.1
+    preview_samples: Annotated[int, Ge(1)] = 16
+    preview_steps: Annotated[int, Ge(1)] = 18
+
+    @property
+    def sigma_data(self) -> float:
+        """Of a basis, which such data does not have."""
+        return 1.0
+
+    @property
+    def sigma_max(self) -> float:
+        """Where previews start."""
+        return 80.0
+
+    @property
+    def described(self) -> Mapping[str, object]:
+        """What spec.json tells beside the model: see diffusion.preconditioning.from_plain."""
+        return {"schedule": self.schedule, "num_train_steps": self.num_train_steps}
+
+    def draw_sigma(self, batch: Batch, generators: Sequence[Generator]) -> Tensor:
+        """Noise levels [B] of a batch, an own generator for each item."""
+        return losses.stratified_discrete_sigma(
+            schedules.named(self.schedule, self.num_train_steps), batch.indices, batch.batch_size, generators
+        )
+
+
+@spec
 class PixelUNetSpec(UNetSpec):
     """The U-Net of digits whose rows are channels. It has one level: tables ask it some hundred million
     times.
@@ -131,41 +167,12 @@ class PixelLoop(LoopSpec):
 
 
 @spec
-class PixelTraining:
-    """A network of the noise at the training steps t of a schedule, each as likely (Ho et al. 2020, Eq. 14).
-
-    Over a batch t is drawn evenly (stratified).
-    """
+class PixelTraining(DiscreteTraining):
+    """A network of the noise (Ho et al. 2020, Eq. 14)."""
 
     model: PixelUNetSpec = PixelUNetSpec()
     loop: PixelLoop = PixelLoop()
-    schedule: Literal["linear", "quadratic", "cosine"] = "linear"
-    num_train_steps: Annotated[int, Ge(2)] = 1000
-    drop_condition: Share = 0.1
-    preview_samples: int = 16
-    preview_steps: int = 18
-
-    @property
-    def sigma_data(self) -> float:
-        """Of a basis, which pixels do not have."""
-        return 1.0
-
-    @property
-    def sigma_max(self) -> float:
-        """Where previews start."""
-        return 80.0
 
     @property
     def preconditioning(self) -> Epsilon:
         return discrete_epsilon(self.schedule, self.num_train_steps)
-
-    @property
-    def described(self) -> Mapping[str, object]:
-        """What spec.json tells beside the model: see diffusion.preconditioning.from_plain."""
-        return {"schedule": self.schedule, "num_train_steps": self.num_train_steps}
-
-    def draw_sigma(self, batch: Batch, generators: Sequence[Generator]) -> Tensor:
-        """Noise levels [B] of a batch, an own generator for each item."""
-        return losses.stratified_discrete_sigma(
-            schedules.named(self.schedule, self.num_train_steps), batch.indices, batch.batch_size, generators
-        )

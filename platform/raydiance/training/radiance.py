@@ -10,17 +10,17 @@ are our own choice.
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Interval
+from annotated_types import Ge
 from torch import Generator, Tensor
 
 from raydiance.data.fieldsets import FieldCode
 from raydiance.data.views import ViewDataset
-from raydiance.diffusion import losses, schedules
+from raydiance.diffusion import losses
 from raydiance.diffusion.preconditioning import Clean, discrete_clean
 from raydiance.fields import render
 from raydiance.models import UNetSpec
 from raydiance.spec import spec
-from raydiance.training.batches import Batch
+from raydiance.training.denoisers import DiscreteTraining
 from raydiance.training.loop import Decay, LoopSpec
 from raydiance.training.rays import draw_rays
 
@@ -71,8 +71,8 @@ class RenderingLoss:
 
 
 @spec
-class RadianceTraining:
-    """A network of f_0 at the training steps t of a DDPM schedule, t drawn evenly over a batch.
+class RadianceTraining(DiscreteTraining):
+    """A network of f_0.
 
     It estimates f_0 and not the noise: what is put into the network are patches of many numbers, few of which
     tell anything; a narrow network can say them, but not the noise of all of them. L_RF is the squared error
@@ -82,22 +82,8 @@ class RadianceTraining:
     model: FieldUNetSpec = FieldUNetSpec()
     loop: FieldLoop = FieldLoop()
     rendering: RenderingLoss = RenderingLoss()
-    schedule: Literal["linear", "quadratic", "cosine"] = "linear"
-    num_train_steps: Annotated[int, Ge(2)] = 1000
-    drop_condition: Annotated[float, Interval(ge=0, le=1)] = 0.1
     preview_samples: Annotated[int, Ge(1)] = 6
-    preview_steps: Annotated[int, Gt(0)] = 18
     preview_size: Annotated[int, Ge(16)] = 64
-
-    @property
-    def sigma_data(self) -> float:
-        """Of a basis, which fields do not have."""
-        return 1.0
-
-    @property
-    def sigma_max(self) -> float:
-        """Where previews start."""
-        return 80.0
 
     @property
     def preconditioning(self) -> Clean:
@@ -105,14 +91,7 @@ class RadianceTraining:
 
     @property
     def described(self) -> Mapping[str, object]:
-        """What spec.json tells beside the model: see diffusion.preconditioning.from_plain."""
-        return {"schedule": self.schedule, "num_train_steps": self.num_train_steps, "predicts": "clean"}
-
-    def draw_sigma(self, batch: Batch, generators: Sequence[Generator]) -> Tensor:
-        """Noise levels [B] of a batch, an own generator for each item."""
-        return losses.stratified_discrete_sigma(
-            schedules.named(self.schedule, self.num_train_steps), batch.indices, batch.batch_size, generators
-        )
+        return {**super().described, "predicts": "clean"}
 
 
 class ViewLoss:
