@@ -241,7 +241,7 @@ def test_samples_are_evaluated_completed_and_reconstructed(
     assert -1 <= reconstruct(like, run).metrics["likeness"] <= 1
     with pytest.raises(ConfigError, match="knows no text"):
         reconstruct(replace(like, text="a chair"), run)
-    with pytest.raises(ConfigError, match="CLIP, are not part"):
+    with pytest.raises(ConfigError, match="needs weights"):
         reconstruct(replace(like, embedding="clip"), run)
     with pytest.raises(DataError, match="is no image"):
         reconstruct(replace(like, like=str(tmp_path / "no.png")), run)
