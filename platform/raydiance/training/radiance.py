@@ -91,7 +91,7 @@ class RadianceTraining(DiscreteTraining):
 
     @property
     def described(self) -> Mapping[str, object]:
-        return {**super().described, "predicts": "clean"}
+        return {"schedule": self.schedule, "num_train_steps": self.num_train_steps, "predicts": "clean"}
 
 
 class ViewLoss:
