@@ -20,6 +20,8 @@ from pathlib import Path
 import boto3
 import pytest
 
+from raydiance.cluster.ports import free_port as free_port
+
 ROOT = Path(__file__).resolve().parents[1]
 BINARIES = {
     "chromium": ("chromium", "chromium-browser", "google-chrome"),
@@ -222,13 +224,6 @@ def end(process: "subprocess.Popen[bytes]") -> None:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def free_port() -> int:
-    """A port that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def accepts(port: int) -> bool:

@@ -8,12 +8,12 @@ import json
 import os
 import secrets
 import shutil
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from raydiance.cluster import programs
+from raydiance.cluster.ports import free_port, why_taken
 from raydiance.cluster.programs import Keys
 from raydiance.cluster.services import (
     Service,
@@ -206,27 +206,8 @@ def _ports(known: Stack | None, *, keep: bool) -> dict[str, int]:
     ports: dict[str, int] = {}
     for name in (*PREFERRED, *OTHERS):
         usual = wanted.get(name, 0)
-        ports[name] = usual if usual and _is_free(usual) else _free_port(set(ports.values()))
+        ports[name] = usual if usual and not why_taken(usual) else free_port(taken=ports.values())
     return ports
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
-def _free_port(taken: set[int]) -> int:
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if port not in taken:
-            return port
 
 
 def _running(folder: Path) -> set[str]:

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ from ray.exceptions import RayError
 from ray.serve import Application
 from ray.serve.exceptions import RayServeException
 
+from raydiance.cluster.ports import free_port, why_taken
 from raydiance.cluster.session import session
 from raydiance.config.platform import ClusterSpec, ServeSpec
 from raydiance.errors import ClusterError, ConfigError, RaydianceError
@@ -72,7 +72,7 @@ def running(
     """
     given = keys_for(spec, keys)
     ref = find_bundle(store, spec.bundle, resolve)
-    spec = replace(spec, port=_free_port(spec))
+    spec = replace(spec, port=_port(spec))
     url = f"http://{_for_url(spec.host)}:{spec.port}"
     others_ray = ray.is_initialized()
     with session(cluster or ClusterSpec()):
@@ -88,7 +88,9 @@ def running(
             with _following(spec, store, ref, resolve, tracking):
                 yield Endpoint(url, ref)
         finally:
-            with contextlib.suppress(RayError, RayServeException, TimeoutError):  # it may never have come up
+            with contextlib.suppress(
+                KeyError, RayError, RayServeException, TimeoutError
+            ):  # it may never have come
                 gateway = ray_serve.get_deployment_handle("gateway", GATEWAY)
                 gateway.close.remote().result(timeout_s=spec.drain_timeout_s + PROXY_GRACE_S)
             ray_serve.delete(GATEWAY)
@@ -261,17 +263,12 @@ def _for_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _free_port(spec: ServeSpec) -> int:
-    """The port of the spec, or any free one for 0. Raises ConfigError if it is taken."""
-    family = socket.AF_INET6 if ":" in spec.host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((spec.host, spec.port))
-        except OSError as error:
-            raise ConfigError(
-                f"serve.port={spec.port} on {spec.host}: {error.strerror}; "
-                "choose another, or 0 for any free one"
-            ) from error
-        port: int = probe.getsockname()[1]
-        return port
+def _port(spec: ServeSpec) -> int:
+    """The port of the spec, or a free one for 0. Raises ConfigError if it is taken."""
+    if not spec.port:
+        return free_port(spec.host)
+    if reason := why_taken(spec.port, spec.host):
+        raise ConfigError(
+            f"serve.port={spec.port} on {spec.host}: {reason}; choose another, or 0 for any free one"
+        )
+    return spec.port
