@@ -88,9 +88,8 @@ def running(
             with _following(spec, store, ref, resolve, tracking):
                 yield Endpoint(url, ref)
         finally:
-            with contextlib.suppress(
-                KeyError, RayError, RayServeException, TimeoutError
-            ):  # it may never have come
+            # it may never have come up
+            with contextlib.suppress(KeyError, RayError, RayServeException, TimeoutError):
                 gateway = ray_serve.get_deployment_handle("gateway", GATEWAY)
                 gateway.close.remote().result(timeout_s=spec.drain_timeout_s + PROXY_GRACE_S)
             ray_serve.delete(GATEWAY)
