@@ -26,6 +26,7 @@ RETRIED = (429, 503)
 DEFAULT_TIMEOUT_S, READY_TIMEOUT_S = 180.0, 5.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
 BROKEN = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
+GONE = (httpx.ConnectError,)  # broken off before, it may be about to come back; at first, nothing is there
 
 
 class ProblemError(RequestError):
@@ -68,7 +69,8 @@ class _Patience:
 
     def broken(self, error: httpx.TransportError) -> float:
         """The pause before asking again, s. Raises RequestError where nothing answers."""
-        if not isinstance(error, BROKEN) or self._attempt == self._retries:
+        passing = BROKEN if self._attempt == 0 else (*BROKEN, *GONE)
+        if not isinstance(error, passing) or self._attempt == self._retries:
             raise RequestError(
                 f"{self._where}: {error or type(error).__name__}; is the endpoint running (raydiance serve)?"
             ) from error
