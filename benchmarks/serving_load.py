@@ -65,7 +65,7 @@ def run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         refs = store.list("bundle/")[-2:]
         if not arguments.store:
             refs = [tiny_bundle(store, seed=seed).ref for seed in (0, 1)]
-        plan = arguments.plan or ("standard" if arguments.store else "ddim-100")
+        plan = arguments.plan or ("standard" if arguments.store else "ddim-20")
         case = Case(store, tuple(refs), plan)
         given = {
             key: value
