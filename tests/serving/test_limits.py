@@ -1,6 +1,8 @@
 """What stands before the application, in Serve's proxy."""
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack
 
 import httpx
 import pytest
@@ -8,8 +10,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from tests.support.asking import ask, problem
 
-from raydiance.serving.limits import Excused
-from raydiance.serving.problems import PROBLEM_JSON
+from raydiance.serving.limits import Crowd, Excused
+from raydiance.serving.places import Places
+from raydiance.serving.problems import PROBLEM_JSON, OverloadError
 
 ASGI = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -38,3 +41,44 @@ def test_what_the_gateway_says_is_passed_on() -> None:
         answer = got(Excused(response))
         assert (answer.status_code, answer.content) == (response.status_code, response.body)
     assert got(Excused(PlainTextResponse("draining", 503)), "/-/healthz").text == "draining"
+
+
+def test_places_are_refused_when_all_are_taken_but_for_who_has_few_of_them() -> None:
+    places = Places(4)
+    with ExitStack() as held:
+        for _ in range(4):
+            held.enter_context(places.one("many"))
+        with pytest.raises(OverloadError, match="4 requests are under way"), places.one("many"):
+            pass
+        for _ in range(2):  # an even share of four between two
+            held.enter_context(places.one("few"))
+        with pytest.raises(OverloadError), places.one("few"):
+            pass
+    assert places.taken == 0
+    with places.one("many"):
+        assert places.taken == 1
+
+
+def test_a_crowd_is_refused_before_it_is_read() -> None:
+    entered, leave = asyncio.Event(), asyncio.Event()
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        entered.set()
+        await leave.wait()
+        await PlainTextResponse("made")(scope, receive, send)
+
+    async def both(client: httpx.AsyncClient) -> list[httpx.Response]:
+        first = asyncio.create_task(client.post("/v1/samples"))
+        await entered.wait()
+        refused = await client.post("/v1/completions", content=unread())
+        free = asyncio.create_task(client.get("/v1/models"))
+        leave.set()
+        return [await first, refused, await free]
+
+    async def unread() -> AsyncIterator[bytes]:
+        raise AssertionError("nobody reads it")
+        yield b""
+
+    made, refused, free = ask(Crowd(slow, most=1), both)  # type: ignore[arg-type]
+    assert (made.text, free.text) == ("made", "made")
+    assert problem(refused, 503)["title"] == "The endpoint is busy" and refused.headers["retry-after"] == "1"
