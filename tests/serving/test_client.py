@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from tests.serving.conftest import SPEC
@@ -34,6 +35,30 @@ def test_one_sees_each_step_and_gets_the_sample(url: str, artifact: Artifact) ->
         (name,) = sample.ids
         assert client.draw(name).content == sample.content
         assert client.lineage(name)["chain"][0]["kind"] == "bundle"
+
+
+def test_shapes_and_pictures_are_brought_as_files(url: str, tmp_path: Path) -> None:
+    latent, picture = tmp_path / "chair.safetensors", tmp_path / "chair.png"
+    keep = ((-1, -1, -1), (1, 1, 0))
+
+    async def likewise() -> list[Sample]:
+        async with AsyncClient(url) as client:
+            completed = await client.complete(latent, keep, 7, plan="fast", format="latent")
+            return [completed, await client.reconstruct(picture, 7, plan="fast", format="latent")]
+
+    with Client(url) as client:
+        whole = client.sample(3, plan="fast", format="latent")
+        latent.write_bytes(whole.content)
+        picture.write_bytes(client.draw(whole.ids[0], format="png", size=32, views=1).content)
+        made = [
+            client.complete(latent, keep, 7, plan="fast", format="latent"),
+            client.reconstruct(picture, 7, plan="fast", format="latent", view={"azimuth_degrees": 10}),
+        ]
+        with pytest.raises(ProblemError, match="glb"):
+            client.complete(picture, keep)
+    others = asyncio.run(likewise())
+    assert made[0].content == others[0].content != whole.content
+    assert made[0].seeds == (7,) and made[0].ids == () and made[1].content != others[1].content
 
 
 def test_the_same_without_threads(url: str) -> None:
