@@ -15,9 +15,12 @@ from raydiance.storage import ArtifactRef, Store
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Serve declares its models in a way that pydantic has deprecated
-    from raydiance.serving import running
+    from ray import serve as ray_serve
 
-__all__ = ["CROWD", "SPEC", "Case", "pids", "rss_mb"]
+    from raydiance.serving import running
+    from raydiance.serving.replicas import APPLICATION
+
+__all__ = ["CROWD", "SPEC", "Case", "pids", "rss_mb", "running_replicas"]
 
 SPEC = ServeSpec(port=0, slots=8, queue=16, max_requests=100_000, cpus_per_replica=0.5, follow_s=0.5)
 CROWD = 16
@@ -67,6 +70,12 @@ def pids(what: str) -> list[int]:
                 handle = ray.get_actor(actor["name"], namespace="serve")
                 found.append(int(ray.get(handle.__ray_call__.remote(lambda self: os.getpid()), timeout=5)))
     return found
+
+
+def running_replicas() -> int:
+    """How many replicas have loaded their bundle and answer."""
+    states = ray_serve.status().applications[APPLICATION].deployments["replica"].replica_states
+    return sum(count for state, count in states.items() if str(state).endswith("RUNNING"))
 
 
 def rss_mb(pid: int) -> float:

@@ -7,10 +7,10 @@ from typing import Any
 
 import httpx
 from benchmarks.load.arrivals import Load, Seen, latent, quantile
-from benchmarks.load.case import CROWD, Case, pids
+from benchmarks.load.case import CROWD, Case, running_replicas
 from tests.support.bundles import tiny_model
 
-from raydiance.generation import load_bundle, write_bundle
+from raydiance.generation import write_bundle
 
 __all__ = ["canary", "scaling"]
 
@@ -40,7 +40,6 @@ def canary(case: Case) -> dict[str, Any]:
             return found | seen.facts() | {"held": held}
 
     case = replace(case, refs=(*case.refs[:1], trial.ref))
-    load_bundle(case.store.get(case.refs[0]))
     with case.endpoint(canary="load@candidate", canary_share=SHARE) as url:
         return asyncio.run(go())
 
@@ -52,7 +51,7 @@ def scaling(case: Case) -> dict[str, Any]:
         """Seconds until there are so many."""
         began = time.perf_counter()
         while time.perf_counter() - began < within_s:
-            if len(await asyncio.to_thread(pids, "replica")) == wanted:
+            if await asyncio.to_thread(running_replicas) == wanted:
                 return round(time.perf_counter() - began, 1)
             await asyncio.sleep(0.5)
         return None
