@@ -129,13 +129,13 @@ def body_of(number: int) -> dict[str, Any]:
 
 
 def soak(case: Case) -> dict[str, Any]:
-    """Many requests to one process, and its memory after each twentieth of them, for as long as there is time."""
+    """Many requests to one process, and its memory after each twentieth of them, while there is time (--seconds)."""
 
     async def go(url: str, pid: int) -> dict[str, Any]:
         async with Load(url, body_of) as load:
             statuses, marks, began = Counter[str](), list[float](), time.perf_counter()
             for _ in range(PARTS):
-                if time.perf_counter() - began > SOAK_S:
+                if time.perf_counter() - began > max(SOAK_S, case.seconds):
                     break
                 part = await load.closed(WORKERS, count=case.count // PARTS)
                 statuses += part.statuses
