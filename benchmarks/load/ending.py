@@ -129,7 +129,7 @@ def body_of(number: int) -> dict[str, Any]:
 
 
 def soak(case: Case) -> dict[str, Any]:
-    """Many requests to one process, and its memory after each twentieth of them, while there is time (--seconds)."""
+    """Many requests to one process, and its memory after each twentieth of them, for --seconds at most."""
 
     async def go(url: str, pid: int) -> dict[str, Any]:
         async with Load(url, body_of) as load:
