@@ -137,6 +137,20 @@ def test_labels_go_with_their_samples() -> None:
     engine.close()
 
 
+def test_words_go_with_their_samples_and_silence_with_the_others() -> None:
+    def network(x: Tensor, sigma: Tensor, labels: Tensor | None, words: Tensor | None = None) -> Tensor:
+        said = torch.zeros(len(x)) if words is None else words.sum(1)
+        return (x - said.view(-1, 1, 1, 1, 1)) / sigma.view(-1, 1, 1, 1, 1)
+
+    engine = Engine(network, SHAPE, sizes=(2, 3), slots=8)
+    cases = [{}, {"words": torch.tensor([2, 3])}, {"words": torch.tensor([1, 0]), "guidance": 3.0}, {}]
+    tickets = [engine.submit(order(seed, ddim(2 + seed), **case)) for seed, case in enumerate(cases)]
+    run_all(engine)
+    for ticket, expected in zip(tickets, (0.0, 5.0, 3.0, 0.0)):
+        torch.testing.assert_close(value(ticket), torch.full(SHAPE, expected), atol=1e-4, rtol=0)
+    engine.close()
+
+
 def test_guided_samples_and_those_without_a_class_share_calls() -> None:
     def network(x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
         labels = torch.full((len(x),), 5, device=x.device) if labels is None else labels

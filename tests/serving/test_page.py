@@ -14,9 +14,10 @@ from fastapi import FastAPI
 from tests.conftest import find_binary, running
 from tests.serving.conftest import SPEC
 from tests.support.asking import ask
+from tests.support.bundles import tiny_model
 from tests.support.chromium import Tab, browsing
 
-from raydiance.generation import load_bundle, sample_glb
+from raydiance.generation import load_bundle, sample_glb, write_bundle
 from raydiance.serving.assets import SECURITY
 from raydiance.serving.keys import ApiKey, key_digest
 from raydiance.serving.local import running_here
@@ -71,8 +72,13 @@ def test_the_page_loads_nothing_from_elsewhere() -> None:
 
 
 @pytest.fixture(scope="module")
-def url(store: Store, artifact: Artifact) -> Iterator[str]:
-    with running_here(SPEC_HERE, store, artifact.ref) as url:
+def captioned(store: Store) -> Artifact:
+    return write_bundle(store, "captioned", tiny_model(words=("chair", "red", "blue"), seed=6))
+
+
+@pytest.fixture(scope="module")
+def url(store: Store, artifact: Artifact, captioned: Artifact) -> Iterator[str]:
+    with running_here(replace(SPEC_HERE, also=(captioned.ref.key,)), store, artifact.ref) as url:
         yield url
 
 
@@ -130,6 +136,14 @@ def test_a_visitor_makes_a_sample_turns_it_and_takes_it_along(
     assert all(each.startswith((url, "data:", "blob:")) for each in tab.requests), "nothing from elsewhere"
 
 
+def change(tab: Tab, field: str, value: str) -> None:
+    """Set a field as a visitor does."""
+    tab.ask(
+        f"(() => {{ const e = document.getElementById({field!r}); e.value = {value!r};"
+        " for (const kind of ['input', 'change']) e.dispatchEvent(new Event(kind, {bubbles: true})); })()"
+    )
+
+
 def downloaded(folder: Path, kind: str) -> bytes:
     end = time.monotonic() + 20
     while not (found := list(folder.glob(f"*.{kind}"))):
@@ -140,11 +154,8 @@ def downloaded(folder: Path, kind: str) -> bytes:
 
 @pytest.mark.needs("chromium")
 def test_progress_and_previews_are_seen_while_several_samples_are_made(tab: Tab) -> None:
-    tab.ask(
-        "(() => { const set = (id, value, event) => { const e = document.getElementById(id); e.value = value;"
-        " e.dispatchEvent(new Event(event)); }; set('count', 3, 'input'); set('plan', 'ddim', 'change');"
-        " set('steps', 64, 'input'); })()"
-    )
+    for field, value in (("count", "3"), ("plan", "ddim"), ("steps", "64")):
+        change(tab, field, value)
     tab.click("#go")
     tab.until("document.querySelector('#preview').src.startsWith('data:image/webp')")
     assert "step" in tab.ask("document.querySelector('#status').textContent")
@@ -153,6 +164,61 @@ def test_progress_and_previews_are_seen_while_several_samples_are_made(tab: Tab)
     tab.press("]")
     tab.until(f"document.body.dataset.shown !== '{first}'")
     assert shown(tab).split("~")[2] == "8"
+    assert tab.errors == []
+
+
+@pytest.mark.needs("chromium")
+def test_a_visitor_chooses_another_model_and_says_in_words_what_to_make(
+    tab: Tab, captioned: Artifact, tmp_path: Path
+) -> None:
+    assert tab.ask("document.querySelector('#text-field').hidden"), "the first model knows no words"
+    change(tab, "which", captioned.ref.key.removeprefix("bundle/"))
+    tab.until("!document.querySelector('#text-field').hidden")
+    assert tab.ask("document.querySelector('#guidance').disabled"), "there is nothing to lead to yet"
+    change(tab, "text", "a red zebra")
+    assert "zebra" in tab.ask("document.querySelector('#text-note').textContent")
+    change(tab, "guidance", "2")
+    tab.click("#go")
+    name = shown(tab)
+    assert name == f"{captioned.ref.sha256[:12]}~default~7~~2.0~a-red-zebra"
+    tab.download_to(tmp_path)
+    tab.click("[data-format=glb]")
+    expected = sample_glb(load_bundle(captioned), 7, "default", text="a red zebra", guidance=2.0)
+    assert downloaded(tmp_path, "glb") == expected
+    assert tab.errors == []
+
+
+@pytest.mark.needs("chromium")
+def test_a_visitor_brings_a_shape_and_a_picture_and_takes_along_what_comes_of_them(
+    tab: Tab, url: str, tmp_path: Path
+) -> None:
+    change(tab, "plan", "fast")
+    tab.download_to(tmp_path)
+    tab.click("#go")
+    shown(tab)
+    for mode, field, form, told in (
+        ("completions", "shape", "latent", "Froma part of a shape"),
+        ("reconstructions", "image", "png", "Froma picture"),
+    ):
+        tab.ask(f"document.querySelector('[name=mode][value={mode}]').click()")
+        tab.click("#go")
+        tab.until("!document.querySelector('#problem').hidden")
+        assert tab.ask("document.activeElement.id") == field, "nothing is brought yet"
+        asked = {"seed": 5, "plan": "fast", "format": form, "views": 1, "size": 32}
+        made = httpx.post(f"{url}/v1/samples", json=asked, trust_env=False)
+        brought = tmp_path / ("a.safetensors" if form == "latent" else "a.png")
+        brought.write_bytes(made.content)
+        tab.bring(f"#{field}", brought)
+        tab.click("#go")
+        tab.until(f"document.querySelector('#table').textContent.includes({told!r})", 60.0)
+        assert tab.ask("document.querySelector('#copy').hidden"), "an upload is in no name"
+        kinds = tab.ask("[...document.querySelectorAll('#chain strong')].map(e => e.textContent)")
+        assert kinds[:2] == ["This sample", "Model bundle"]
+        tab.click("[data-format=obj]")
+        stamp = downloaded(tmp_path, "obj").split(b"\n", 1)[0]
+        assert hashlib.sha256(made.content).hexdigest().encode() in stamp
+        for path in tmp_path.iterdir():
+            path.unlink()
     assert tab.errors == []
 
 

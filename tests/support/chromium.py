@@ -91,6 +91,11 @@ class Tab:
         for kind in ("mousePressed", "mouseReleased"):
             self._mouse(kind, x, y)
 
+    def bring(self, selector: str, path: Path) -> None:
+        """Choose a file in a field for files."""
+        field = self.send("Runtime.evaluate", expression=f"document.querySelector({json.dumps(selector)})")
+        self.send("DOM.setFileInputFiles", objectId=field["result"]["objectId"], files=[str(path)])
+
     def drag(self, selector: str, right: float, down: float) -> None:
         """Drag from the middle of an element."""
         x, y = self.middle(selector)

@@ -191,6 +191,9 @@ def sample(
     out: Annotated[Path, typer.Option(help="The file; its ending says what is made: .glb, .png, .mp4, ...")],
     seed: Annotated[int, typer.Option(help="One seed is one sample.")] = 0,
     plan: Annotated[str | None, typer.Option(help="A sampling plan of the bundle.")] = None,
+    text: Annotated[str | None, typer.Option(help="What to make, for a model of captions.")] = None,
+    category: Annotated[str | None, typer.Option(help="What to make, for a model of categories.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="How much more of it; 1: no more.")] = None,
     url: Annotated[
         str | None,
         typer.Option(envvar="RAYDIANCE_URL", help="A running endpoint; else the work is done here."),
@@ -200,7 +203,8 @@ def sample(
     """Make one sample."""
     from raydiance.cli.endpoint import make_sample
 
-    make_sample(out, seed, plan, url, overrides or [])
+    asked = {"seed": seed, "plan": plan, "text": text, "category": category, "guidance": guidance}
+    make_sample(out, asked, url, overrides or [])
 
 
 @app.command()

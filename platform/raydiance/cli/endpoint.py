@@ -2,9 +2,9 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from raydiance.config import Experiment, LatentExperiment, compose
 from raydiance.errors import ConfigError, TrackingError
@@ -36,15 +36,16 @@ def serve_bundle(overrides: Sequence[str], *, here: bool = False) -> None:
     )
 
 
-def make_sample(out: Path, seed: int, plan: str | None, url: str | None, overrides: Sequence[str]) -> None:
-    """One sample into a file: from the endpoint at `url`, else from the bundle, here. The same bytes."""
-    form = _format_of(out)
-    content, made_by = (
-        _ask(url, seed, plan, form) if url else _make_here(served(compose(overrides)), seed, plan, form)
-    )
+def make_sample(out: Path, asked: Mapping[str, Any], url: str | None, overrides: Sequence[str]) -> None:
+    """One sample into a file: from the endpoint at `url`, else from the bundle, here. The same bytes.
+
+    asked: fields of a SampleRequest; what is None is left out.
+    """
+    form, asked = _format_of(out), {name: value for name, value in asked.items() if value is not None}
+    content, made_by = _ask(url, asked, form) if url else _make_here(served(compose(overrides)), asked, form)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_bytes(content)
-    print(f"{out}: {len(content):,} bytes, seed {seed}, bundle {made_by}")
+    print(f"{out}: {len(content):,} bytes, seed {asked['seed']}, bundle {made_by}")
 
 
 def make_again(path: Path, overrides: Sequence[str]) -> bool:
@@ -117,24 +118,23 @@ def _format_of(out: Path) -> "Format":
     return Format(name)
 
 
-def _ask(url: str, seed: int, plan: str | None, form: "Format") -> tuple[bytes, str]:
+def _ask(url: str, asked: Mapping[str, Any], form: "Format") -> tuple[bytes, str]:
     from raydiance.serving import Client
 
     with Client(url, key=os.environ.get("RAYDIANCE_API_KEY")) as client:
-        answer = client.sample(seed, plan=plan, format=form.value)
+        answer = client.sample(**asked, format=form.value)
     return answer.content, f"{answer.bundle} at {url}"
 
 
-def _make_here(
-    experiment: LatentExperiment, seed: int, plan: str | None, form: "Format"
-) -> tuple[bytes, str]:
+def _make_here(experiment: LatentExperiment, asked: Mapping[str, Any], form: "Format") -> tuple[bytes, str]:
     from raydiance.serving import Sampler, SampleRequest, find_bundle
 
+    request = SampleRequest.of(asked)
     store = Store.open(experiment.store.url)
     ref = find_bundle(store, experiment.serve.bundle, resolve_in(experiment))
     sampler = Sampler(store.get(ref), experiment.serve)
     try:
-        answer = asyncio.run(sampler.sample(SampleRequest(seed=seed, plan=plan), form))
+        answer = asyncio.run(sampler.sample(request, form))
     finally:
         sampler.close()
     return answer.content, ref.key

@@ -63,13 +63,14 @@ def reconstruct(
     calls: int,
     seed: int,
     label: int | None = None,
+    words: Tensor | None = None,
     step: Callable[[int, int, Tensor], None] | None = None,
 ) -> Tensor:
     """A latent x_0 [C, D, H, W] that looks like the pictures and like the data.
 
     Adam on |y - render(z)|^2 + mu |z - D(z + sigma n; sigma)|^2 (means), where the denoiser D is asked `calls`
     times at ever lower sigma with fresh noise n and no gradient goes through it (Mardani et al. 2023, RED-diff,
-    Eq. 9 with its stop of gradients). step: as in fit_latent, with z.
+    Eq. 9 with its stop of gradients). words: numbers [1, T] of a text's. step: as in fit_latent, with z.
     """
     generator = torch.Generator().manual_seed(seed)
     network, sizes = noise_network(model), call_sizes(model.device)
@@ -80,7 +81,7 @@ def reconstruct(
         for done, sigma in enumerate(torch.logspace(*LEVELS, calls), 1):
             with torch.no_grad():
                 x = z + sigma * torch.randn(z.shape, generator=generator)
-                x_0 = x - sigma * in_calls(network, sizes, x, sigma[None], labels)
+                x_0 = x - sigma * in_calls(network, sizes, x, sigma[None], labels, words)
             for _ in range(INNER):
                 optimiser.zero_grad()
                 loss = _error(model, z, given, generator) + MU * (z - x_0).square().mean()

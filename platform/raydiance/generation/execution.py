@@ -15,6 +15,7 @@ from torch import Tensor
 
 from raydiance.generation.bundle import LatentModel
 from raydiance.models import Condition
+from raydiance.models.text import NO_WORD
 
 __all__ = ["NoiseNetwork", "agreeing_sizes", "call_sizes", "fill", "in_calls", "noise_network"]
 
@@ -35,9 +36,16 @@ class NoiseNetwork(Protocol):
 
 
 def noise_network(model: LatentModel) -> NoiseNetwork:
-    """The model's noise predictor with what it is told as further arguments."""
+    """The model's noise predictor with what it is told as further arguments.
+
+    A model that knows words is told of no word where there is no text, so that it attends to as many tokens and
+    its bits are those of an item without a text among others that have one.
+    """
+    spec = model.spec.denoiser
 
     def predict(x: Tensor, sigma: Tensor, labels: Tensor | None, tokens: Tensor | None = None, /) -> Tensor:
+        if tokens is None and spec.vocabulary:
+            tokens = torch.full((len(x), spec.max_words), NO_WORD, device=x.device)
         told = Condition(labels, tokens=tokens)
         return model.preconditioning.noise_predictor(model.denoiser, told)(x, sigma)
 

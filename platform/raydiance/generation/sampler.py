@@ -19,6 +19,7 @@ from raydiance.diffusion.plans import SamplingPlan
 from raydiance.fields import Cameras, VoxelField, export_glb, extract_mesh, render_views
 from raydiance.generation.bundle import Bundle, LatentModel
 from raydiance.generation.execution import call_sizes, in_calls, noise_network
+from raydiance.models.text import to_words
 from raydiance.storage import code_version
 
 __all__ = [
@@ -138,26 +139,33 @@ def sample_glb(
         guidance=guidance,
     )
     mesh = extract_mesh(field, resolution=resolution)
-    said = dict(stamp(bundle, seed, plan, category=category)["raydiance"])
-    if text is not None:
-        said |= {"text": text, "guidance": guidance}
-    return export_glb(mesh, extras={"raydiance": said})
+    return export_glb(mesh, extras=stamp(bundle, seed, plan, category=category, text=text, guidance=guidance))
 
 
 def stamp(
-    bundle: Bundle, seed: int, plan: str | None = None, *, category: str | None = None
+    bundle: Bundle,
+    seed: int,
+    plan: str | None = None,
+    *,
+    category: str | None = None,
+    text: str | None = None,
+    guidance: float = 1.0,
 ) -> Mapping[str, Any]:
-    """What a sample says about itself: enough to make it again and to walk back to its data."""
-    return {
-        "raydiance": {
-            "bundle": bundle.ref.key,
-            "sha256": bundle.ref.sha256,
-            "plan": plan or bundle.spec.default_plan,
-            "seed": seed,
-            "category": category,
-            "code_version": code_version(),
-        }
+    """What a sample says about itself: enough to make it again and to walk back to its data.
+
+    Of a text the words are told, which is all that a network hears of it.
+    """
+    said = {
+        "bundle": bundle.ref.key,
+        "sha256": bundle.ref.sha256,
+        "plan": plan or bundle.spec.default_plan,
+        "seed": seed,
+        "category": category,
+        "code_version": code_version(),
     }
+    said |= {} if text is None else {"text": " ".join(to_words(text))}
+    said |= {} if guidance == 1.0 else {"guidance": guidance}
+    return {"raydiance": said}
 
 
 def views(field: VoxelField, cameras: Cameras, *, num_samples: int = 64) -> Images:

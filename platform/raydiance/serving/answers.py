@@ -169,7 +169,8 @@ def _zip(files: Mapping[str, bytes]) -> bytes:
 
 def told(bundle: Bundle, request: SampleRequest, form: Format, seeds: Sequence[int]) -> dict[str, Any]:
     """What a file of these seeds says about itself: enough to make the same bytes again."""
-    said = dict(stamp(bundle, seeds[0], request.plan_name, category=request.category)["raydiance"])
+    told_of = {"category": request.category, "text": request.text, "guidance": request.guidance}
+    said = dict(stamp(bundle, seeds[0], request.plan_name, **told_of)["raydiance"])
     drawn = {
         Format.png: ("size", "views"),
         Format.views: ("size", "views"),
@@ -179,15 +180,12 @@ def told(bundle: Bundle, request: SampleRequest, form: Format, seeds: Sequence[i
     }
     chosen = tuple(name for name in ("resolution", "texture") if getattr(request, name) is not None)
     said |= {name: getattr(request, name) for name in drawn.get(form, chosen)}
-    said |= request.brought | ({} if request.guidance == 1.0 else {"guidance": request.guidance})
+    said |= request.brought
     return said if len(seeds) == 1 else {**said, "seeds": list(seeds)}
 
 
 def _lineage(said: Mapping[str, Any], request: SampleRequest) -> dict[str, str]:
-    names = [
-        str(SampleId.of(said["sha256"], said["plan"], seed, request.category, request.guidance))
-        for seed in request.all_seeds
-    ]
+    names = [str(SampleId.of({**said, "seed": seed})) for seed in request.all_seeds]
     named = {} if request.brought else {"Raydiance-Sample": ",".join(names)}  # an upload is in no name
     return named | {
         "Raydiance-Bundle": said["bundle"],

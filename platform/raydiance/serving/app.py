@@ -62,48 +62,36 @@ def build_app(backend: Backend, spec: ServeSpec, keys: KeyRing | None = None) ->
 def _add_samples(app: FastAPI, desk: Desk) -> None:
     client = Annotated[str, Depends(desk.sampler)]
     wished = Annotated[Wish, Depends(wish)]
+    made: dict[str, Any] = {
+        "response_class": Response,
+        "responses": documents.answers(streams=True, jobs=True) | documents.problems(),
+    }
 
-    @app.post(
-        "/v1/samples",
-        summary="Make samples",
-        description="One per seed; the same seed, plan and bundle give the same bytes. GLB unless Accept or "
-        "format ask for another. Accept: text/event-stream tells how it goes on and at last where the result "
-        "is; Prefer: respond-async answers at once with a job. Asking again with the same Idempotency-Key "
-        "starts nothing anew.",
-        response_class=Response,
-        responses=documents.answers(streams=True, jobs=True) | documents.problems(),
-    )
+    @app.post("/v1/samples", summary="Make samples", **made)
     async def make(request: Request, body: SampleRequest, client: client, wished: wished) -> Response:
+        """One per seed; the same seed, plan and bundle give the same bytes. GLB unless Accept or format ask for
+        another. Accept: text/event-stream tells how it goes on and at last where the result is; Prefer:
+        respond-async answers at once with a job. Asking again with the same Idempotency-Key starts nothing anew.
+        """
         return await desk.answer(request, body, client, wished)
 
-    @app.post(
-        "/v1/completions",
-        summary="Complete a shape",
-        description="Keeps what lies within the box `keep` of an uploaded mesh or latent and makes the rest "
-        "anew. Otherwise as POST /v1/samples.",
-        response_class=Response,
-        responses=documents.answers(streams=True, jobs=True) | documents.problems(),
-    )
+    @app.post("/v1/completions", summary="Complete a shape", **made)
     async def complete(request: Request, body: CompletionRequest, client: client, wished: wished) -> Response:
+        """Keeps what lies within the box `keep` of an uploaded mesh or latent and makes the rest anew. Otherwise
+        as POST /v1/samples.
+        """
         return await desk.answer(request, body, client, wished)
 
-    @app.post(
-        "/v1/reconstructions",
-        summary="Reconstruct a shape from a picture",
-        description="A sample that looks like the picture from where it was taken. "
-        "Otherwise as POST /v1/samples.",
-        response_class=Response,
-        responses=documents.answers(streams=True, jobs=True) | documents.problems(),
-    )
+    @app.post("/v1/reconstructions", summary="Reconstruct a shape from a picture", **made)
     async def rebuild(
         request: Request, body: ReconstructionRequest, client: client, wished: wished
     ) -> Response:
+        """A sample that looks like the picture from where it was taken. Otherwise as POST /v1/samples."""
         return await desk.answer(request, body, client, wished)
 
     @app.get(
         "/v1/samples/{sample}",
         summary="Draw a sample",
-        description="Makes the sample of this name again, in whatever format.",
         response_class=Response,
         responses=documents.answers() | documents.problems(),
     )
@@ -114,17 +102,9 @@ def _add_samples(app: FastAPI, desk: Desk) -> None:
         client: client,
         accept: Annotated[str | None, Header()] = None,
     ) -> Response:
-        name = SampleId.parse(sample)
+        """Makes the sample of this name again, in whatever format."""
+        body = SampleId.parse(sample).request(wanted)
         form = Wish(accept, True, None).format(wanted.format)
-        drawing = wanted.model_dump(exclude={"format"})
-        body = SampleRequest(
-            seed=name.seed,
-            plan=name.plan,
-            category=name.category,
-            guidance=name.guidance,
-            model=name.bundle,
-            **drawing,
-        )
         return await unless_gone(request, desk.alone(body, form, client), PRIVATE)
 
     @app.get(

@@ -1,6 +1,7 @@
 """What items of one batch have of their own: guidance, what is known of them, and what they remember."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,9 +9,9 @@ from torch import Tensor
 from raydiance.diffusion.batching import PlanBatch, Query
 from raydiance.diffusion.editing import known_region
 from raydiance.diffusion.preconditioning import NoisePredictor, expand
-from raydiance.serving.orders import Known
+from raydiance.serving.orders import Known, Order
 
-__all__ = ["completed", "guided_by", "join"]
+__all__ = ["completed", "guided_by", "join", "told_of"]
 
 
 def completed(query: Query, eps: Tensor, knowns: Sequence[Known | None]) -> Tensor:
@@ -25,6 +26,25 @@ def completed(query: Query, eps: Tensor, knowns: Sequence[Known | None]) -> Tens
             one = predict(query.x[i : i + 1], query.sigma[i : i + 1])
         items.append(one)
     return torch.cat(items)
+
+
+def told_of(
+    orders: Sequence[Order[Any]], guided: int, no_label: int, device: torch.device
+) -> tuple[Tensor | None, ...]:
+    """Labels [n + guided], and words [n + guided, T] where any order has a text, of the items of a batch, then
+    of those that are asked for once more, without either.
+    """
+    labels = None
+    if any(order.label is not None for order in orders):
+        given = [no_label if order.label is None else order.label for order in orders]
+        labels = torch.tensor([*given, *([no_label] * guided)], device=device)
+    texts = [order.words for order in orders]
+    some = next((words for words in texts if words is not None), None)
+    if some is None:
+        return (labels,)
+    silent = torch.zeros_like(some)
+    spoken = [silent if words is None else words for words in texts]
+    return labels, torch.stack([*spoken, *([silent] * guided)]).to(device)
 
 
 def guided_by(eps: Tensor, guided: list[int], scales: list[float]) -> Tensor:

@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -25,7 +26,10 @@ __all__ = ["AsyncClient", "Client", "ProblemError", "Sample"]
 RETRIED = (429, 503)
 DEFAULT_TIMEOUT_S, READY_TIMEOUT_S = 180.0, 5.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
+Box = tuple[Sequence[float], Sequence[float]]
+"""The lower and the upper corner of what is kept; the world is [-1, 1]^3."""
 BROKEN = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
+GONE = (httpx.ConnectError,)  # broken off before, it may be about to come back; at first, nothing is there
 
 
 class ProblemError(RequestError):
@@ -68,7 +72,8 @@ class _Patience:
 
     def broken(self, error: httpx.TransportError) -> float:
         """The pause before asking again, s. Raises RequestError where nothing answers."""
-        if not isinstance(error, BROKEN) or self._attempt == self._retries:
+        passing = BROKEN if self._attempt == 0 else (*BROKEN, *GONE)
+        if not isinstance(error, passing) or self._attempt == self._retries:
             raise RequestError(
                 f"{self._where}: {error or type(error).__name__}; is the endpoint running (raydiance serve)?"
             ) from error
@@ -110,6 +115,20 @@ class Client:
         Raises ProblemError if the endpoint refuses, RequestError if it cannot be reached.
         """
         return _sample(self._send("POST", "/v1/samples", _body(seed, format, fields)))
+
+    def complete(
+        self, shape: Path, keep: Box, seed: int | None = None, *, format: str = "glb", **fields: Any
+    ) -> Sample:
+        """Keep what lies in a box of a mesh, or of a latent of the same bundle, and make the rest anew."""
+        body = _body(seed, format, fields | _shape(shape, keep))
+        return _sample(self._send("POST", "/v1/completions", body))
+
+    def reconstruct(
+        self, image: Path, seed: int | None = None, *, format: str = "glb", **fields: Any
+    ) -> Sample:
+        """A sample that looks like a square picture; `view` in `fields` says from where it was taken."""
+        body = _body(seed, format, fields | {"image": _base64(image)})
+        return _sample(self._send("POST", "/v1/reconstructions", body))
 
     def watch(
         self, seed: int | None = None, *, format: str = "glb", **fields: Any
@@ -198,6 +217,20 @@ class AsyncClient:
         """Make samples, as Client.sample."""
         return _sample(await self._send("POST", "/v1/samples", _body(seed, format, fields)))
 
+    async def complete(
+        self, shape: Path, keep: Box, seed: int | None = None, *, format: str = "glb", **fields: Any
+    ) -> Sample:
+        """As Client.complete."""
+        body = _body(seed, format, fields | _shape(shape, keep))
+        return _sample(await self._send("POST", "/v1/completions", body))
+
+    async def reconstruct(
+        self, image: Path, seed: int | None = None, *, format: str = "glb", **fields: Any
+    ) -> Sample:
+        """As Client.reconstruct."""
+        body = _body(seed, format, fields | {"image": _base64(image)})
+        return _sample(await self._send("POST", "/v1/reconstructions", body))
+
     async def watch(
         self, seed: int | None = None, *, format: str = "glb", **fields: Any
     ) -> AsyncIterator[Step | Sample]:
@@ -246,6 +279,17 @@ def _body(seed: int | None, form: str, fields: Mapping[str, Any]) -> dict[str, A
     if isinstance(found.get("seeds"), Sequence):
         found["seeds"] = list(found["seeds"])
     return found
+
+
+def _shape(path: Path, keep: Box) -> dict[str, Any]:
+    kind, (lower, upper) = path.suffix.lower().removeprefix("."), keep
+    data = _base64(path)
+    given = {"latent": data} if kind == "safetensors" else {"mesh": {"format": kind, "data": data}}
+    return {**given, "keep": {"lower": list(lower), "upper": list(upper)}}
+
+
+def _base64(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode()
 
 
 def _sample(response: httpx.Response) -> Sample:

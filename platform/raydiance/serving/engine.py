@@ -20,7 +20,7 @@ from torch import Tensor
 
 from raydiance.diffusion.batching import PlanBatch, Query
 from raydiance.generation.execution import in_calls
-from raydiance.serving.batches import completed, guided_by, join
+from raydiance.serving.batches import completed, guided_by, join, told_of
 from raydiance.serving.fairness import Shares, admitted_next, pushed_out
 from raydiance.serving.orders import Order, Progress, Stats, Ticket, Timing
 from raydiance.serving.problems import NotReadyError, OverloadError, ServingError, TooLateError
@@ -28,8 +28,8 @@ from raydiance.serving.problems import NotReadyError, OverloadError, ServingErro
 __all__ = ["Engine", "Network"]
 
 R = TypeVar("R")
-Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""eps = network(x [b, ...], sigma [b], labels [b] or None)."""
+Network = Callable[..., Tensor]
+"""eps = network(x [b, ...], sigma [b], labels [b] or None), with words [b, T] as fourth where any has a text."""
 
 PATIENCE = 2.0  # a request is due after this many times the network time that it needs alone
 SMOOTHING = 0.1  # weight of the newest tick in the running mean of the tick's time
@@ -293,16 +293,14 @@ class Engine:
 
     def _call(self, query: Query, tickets: list[Ticket[Any]]) -> tuple[Tensor, float]:
         """The noise of each item, by as few network calls as its sizes allow; guided items take two places."""
-        began = self._clock()
-        labels = [ticket.order.label for ticket in tickets]
         guided = [i for i, ticket in enumerate(tickets) if ticket.order.guidance != 1.0]
-        asked = torch.tensor([*range(len(tickets)), *guided], device=query.x.device)
-        told = None
-        if any(label is not None for label in labels):
-            values = [self._no_label if label is None else label for label in labels]
-            told = torch.tensor([*values, *(self._no_label for _ in guided)], device=query.x.device)
-        x, sigma = (query.x[asked], query.sigma[asked]) if guided else (query.x, query.sigma)
-        eps = in_calls(self._network, self._sizes, x, sigma, told)
+        told = told_of([ticket.order for ticket in tickets], len(guided), self._no_label, query.x.device)
+        x, sigma = query.x, query.sigma
+        if guided:
+            asked = torch.tensor([*range(len(tickets)), *guided], device=x.device)
+            x, sigma = x[asked], sigma[asked]
+        began = self._clock()
+        eps = in_calls(self._network, self._sizes, x, sigma, *told)
         if guided:
             eps = guided_by(eps, guided, [ticket.order.guidance for ticket in tickets])
         if eps.is_cuda:

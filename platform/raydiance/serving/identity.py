@@ -1,56 +1,90 @@
 """The name of a sample: it says all that it takes to make the sample again, so nobody has to remember it.
 
-BUNDLE~PLAN~SEED, then ~CATEGORY and ~GUIDANCE where it has them, with the first twelve digits of the bundle's
-SHA-256. All characters are unreserved in addresses (RFC 3986, 2.3).
+BUNDLE~PLAN~SEED, then ~CATEGORY, ~GUIDANCE and ~TEXT where it has them (empty before one that it has), with the
+first twelve digits of the bundle's SHA-256 and "-" between the words. All characters are unreserved in addresses
+(RFC 3986, 2.3); letters beyond ASCII are written as an address has them.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, unquote
 
 from raydiance.serving.problems import NotFoundError
-from raydiance.serving.schema import MAX_GUIDANCE, MAX_SEED, SampleInfo
+from raydiance.serving.schema import (
+    MAX_GUIDANCE,
+    MAX_SEED,
+    MAX_TEXT,
+    SampleDrawing,
+    SampleInfo,
+    SampleRequest,
+)
 
 __all__ = ["DIGITS", "SampleId"]
 
 DIGITS = 12
 NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}"
+GUIDANCE = r"[0-9]{1,2}[.][0-9]{1,15}"
+TEXT = r"[^\W_]+(?:-[^\W_]+)*"
 PATTERN = re.compile(
-    rf"([0-9a-f]{{{DIGITS}}})~({NAME})~([0-9]{{1,19}})(?:~({NAME})(?:~([0-9]{{1,2}}[.][0-9]{{1,15}}))?)?",
-    re.ASCII,
+    rf"([0-9a-f]{{{DIGITS}}})~({NAME})~([0-9]{{1,19}})(?:~({NAME})?(?:~({GUIDANCE})?(?:~({TEXT}))?)?)?"
 )
 
 
 @dataclass(frozen=True)
 class SampleId:
-    """Which sample: of which bundle, with which plan, seed and category."""
+    """Which sample: of which bundle, with which plan and seed, and what was to be made."""
 
     bundle: str
     plan: str
     seed: int
     category: str | None = None
     guidance: float = 1.0
+    text: str | None = None
 
     def __str__(self) -> str:
-        parts = [self.bundle, self.plan, str(self.seed), *([self.category] if self.category else [])]
-        parts += [str(self.guidance)] if self.guidance != 1.0 else []
-        return "~".join(parts)
+        guidance = "" if self.guidance == 1.0 else str(self.guidance)
+        text = quote((self.text or "").replace(" ", "-"))
+        parts = [self.bundle, self.plan, str(self.seed), self.category or "", guidance, text]
+        return "~".join(parts).rstrip("~")
 
     @classmethod
-    def of(
-        cls, bundle_sha256: str, plan: str, seed: int, category: str | None, guidance: float = 1.0
-    ) -> "SampleId":
-        """The name of a sample of a bundle."""
-        return cls(bundle_sha256[:DIGITS], plan, seed, category, guidance)
+    def of(cls, said: Mapping[str, Any]) -> "SampleId":
+        """The name of the sample of a stamp."""
+        guidance = said.get("guidance", 1.0)
+        return cls(
+            said["sha256"][:DIGITS], said["plan"], said["seed"], said["category"], guidance, said.get("text")
+        )
 
     @classmethod
     def parse(cls, text: str) -> "SampleId":
         """The parts of a name. Raises NotFoundError for what is none."""
-        found = PATTERN.fullmatch(text)
-        if found is None or int(found[3]) > MAX_SEED or not 1 <= float(found[5] or 1.0) <= MAX_GUIDANCE:
+        found = PATTERN.fullmatch(unquote(text))
+        if (
+            found is None
+            or int(found[3]) > MAX_SEED
+            or not 1 <= float(found[5] or 1.0) <= MAX_GUIDANCE
+            or (found[5] and not (found[4] or found[6]))
+            or len(found[6] or "") > MAX_TEXT
+        ):
             raise NotFoundError(
-                f"sample {text[:100]!r}: a sample is named BUNDLE~PLAN~SEED[~CATEGORY[~GUIDANCE]]"
+                f"sample {text[:100]!r}: a sample is named BUNDLE~PLAN~SEED[~CATEGORY[~GUIDANCE[~TEXT]]]"
             )
-        return cls(found[1], found[2], int(found[3]), found[4], float(found[5] or 1.0))
+        words = found[6] and found[6].replace("-", " ")
+        return cls(found[1], found[2], int(found[3]), found[4], float(found[5] or 1.0), words)
+
+    def request(self, drawing: SampleDrawing) -> SampleRequest:
+        """What to ask for to have the sample drawn."""
+        return SampleRequest(
+            model=self.bundle,
+            plan=self.plan,
+            seed=self.seed,
+            category=self.category,
+            guidance=self.guidance,
+            text=self.text,
+            **drawing.model_dump(exclude={"format"}),
+        )
 
     def info(self, bundle: str) -> SampleInfo:
         """What is told of the sample of the bundle with this key."""
@@ -60,6 +94,8 @@ class SampleId:
             seed=self.seed,
             plan=self.plan,
             category=self.category,
+            text=self.text,
+            guidance=self.guidance,
             bundle=bundle,
             url=url,
             lineage=f"{url}/lineage",

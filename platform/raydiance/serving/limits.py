@@ -1,4 +1,5 @@
-"""Limits that hold before a request is read: the size of its body and the time it may take to come in.
+"""What stands before the application: limits of a body's size and of the time it takes to come in, and an answer
+where the application is gone.
 
 Runs in Serve's proxy, which would otherwise hold a body of any size in memory, so nothing heavy is imported
 here.
@@ -12,15 +13,18 @@ from typing import Any
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from raydiance.serving.problems import PROBLEM_JSON, document
+from raydiance.config.platform import ServeSpec
+from raydiance.serving.places import Places, most_of
+from raydiance.serving.problems import PROBLEM_JSON, OverloadError, document
 
-__all__ = ["MAX_BODY_VARIABLE", "MAX_UPLOAD_VARIABLE", "BodyLimit", "proxy_middlewares"]
+__all__ = ["BodyLimit", "Crowd", "Excused", "environment", "proxy_middlewares"]
 
-MAX_BODY_VARIABLE = "RAYDIANCE_SERVE_MAX_BODY_BYTES"
-MAX_UPLOAD_VARIABLE = "RAYDIANCE_SERVE_MAX_UPLOAD_BYTES"
+LIMITS_VARIABLE = "RAYDIANCE_SERVE_LIMITS"
+DEFAULTS = '{"max_bytes": 65536, "max_upload_bytes": 16777216}'  # of a Serve that was not started by us
 UPLOADS = ("/v1/completions", "/v1/reconstructions")
-DEFAULT_MAX_BODY_BYTES = 65536
+MAKING = ("/v1/samples", *UPLOADS)
 BODY_TIMEOUT_S = 10.0
+OWN_ROUTES = "/-/"  # of Serve's proxy
 
 
 class BodyLimit:
@@ -76,20 +80,93 @@ class BodyLimit:
                 return messages
 
 
+class Crowd:
+    """Refuses what is more than all replicas take on, before it is read.
+
+    The gateway would refuse it, too, but is a process farther away.
+    """
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self._app, self._places = app, Places(most)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] not in MAKING:
+            await self._app(scope, receive, send)
+            return
+        client = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
+        try:
+            with self._places.one(client):
+                await self._app(scope, receive, send)
+        except OverloadError as error:
+            await _refuse(send, error.status, error.title, error.detail, retry_after_s=1)
+
+
+class Excused:
+    """Tells 503 with Retry-After where Serve's proxy has no answer, or only one of its own making.
+
+    A gateway that dies takes its requests with it, and one that is starting is not found. Both pass, and asking
+    again does no harm, since one seed is one sample.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"].startswith(OWN_ROUTES):
+            await self._app(scope, receive, send)
+            return
+        answering, replaced = False, False
+
+        async def pass_on(message: Message) -> None:
+            nonlocal answering, replaced
+            if message["type"] == "http.response.start":
+                answering, replaced = True, _is_serves_own(message)
+                if replaced:
+                    await _excuse(send)
+            if not replaced:
+                await send(message)
+
+        await self._app(scope, receive, pass_on)
+        if not answering:
+            await _excuse(send)
+
+
+def _is_serves_own(start: Message) -> bool:
+    """Whether an error is none of ours: those are problem documents."""
+    kinds = [value for name, value in start["headers"] if name.lower() == b"content-type"]
+    return start["status"] >= 400 and kinds != [PROBLEM_JSON.encode()]
+
+
+async def _excuse(send: Send) -> None:
+    said = "the gateway was lost or is being started; ask again, the same seed is the same sample"
+    await _refuse(send, 503, "The endpoint is not ready", said, retry_after_s=2)
+
+
+def environment(spec: ServeSpec) -> dict[str, str]:
+    """What Serve's processes have to know for `proxy_middlewares`."""
+    limits = {"max_bytes": spec.max_body_bytes, "max_upload_bytes": spec.max_upload_bytes}
+    return {
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "raydiance.serving.limits:proxy_middlewares",
+        LIMITS_VARIABLE: json.dumps({**limits, "most": most_of(spec)}),
+    }
+
+
 def proxy_middlewares() -> list[Middleware]:
     """What Serve's proxy puts in front of every application (RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH)."""
-    small, large = (
-        int(os.environ.get(name, DEFAULT_MAX_BODY_BYTES)) for name in (MAX_BODY_VARIABLE, MAX_UPLOAD_VARIABLE)
-    )
-    return [Middleware(BodyLimit, max_bytes=small, max_upload_bytes=large)]
+    limits = json.loads(os.environ.get(LIMITS_VARIABLE, DEFAULTS))
+    most = limits.pop("most", None)
+    crowd = [] if most is None else [Middleware(Crowd, most=most)]
+    return [*crowd, Middleware(BodyLimit, **limits), Middleware(Excused)]
 
 
-async def _refuse(send: Send, status: int, title: str, detail: str) -> None:
+async def _refuse(send: Send, status: int, title: str, detail: str, retry_after_s: int | None = None) -> None:
     body = json.dumps(document(status, title, detail)).encode()
     headers: list[tuple[bytes, Any]] = [
         (b"content-type", PROBLEM_JSON.encode()),
         (b"content-length", str(len(body)).encode()),
         (b"connection", b"close"),
     ]
+    if retry_after_s is not None:
+        headers.append((b"retry-after", str(retry_after_s).encode()))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

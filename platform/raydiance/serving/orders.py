@@ -36,8 +36,8 @@ class Order(Generic[R]):
     """One sample to make: unit-variance noise [...] through the plan, then `finish(x_0 [...])` beside the
     tick thread.
 
-    generator: where a stochastic plan draws its noise. label: a class, or None;
-    guidance: how far away from no class (1: not at all). priority: higher goes first.
+    generator: where a stochastic plan draws its noise. label: a class, or None; words: numbers [T] of a text's, or
+    None; guidance: how far away from neither (1: not at all). priority: higher goes first.
     deadline_s: seconds from now; refused at once if it cannot be met, dropped as soon as it is missed.
     watch: called from the tick thread after each row; it must return at once. client: whose share it is of.
     known: what is kept, for a completion.
@@ -48,6 +48,7 @@ class Order(Generic[R]):
     finish: Callable[[Tensor], R]
     generator: Generator | None = None
     label: int | None = None
+    words: Tensor | None = None
     guidance: float = 1.0
     priority: int = 0
     deadline_s: float | None = None

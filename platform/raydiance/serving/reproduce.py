@@ -14,7 +14,19 @@ from raydiance.tracking.lineage import missing, read_stamp, trace
 
 __all__ = ["Verdict", "reproduce"]
 
-ASKED = ("seed", "seeds", "plan", "category", "guidance", "resolution", "texture", "size", "views", "frames")
+ASKED = (
+    "seed",
+    "seeds",
+    "plan",
+    "category",
+    "text",
+    "guidance",
+    "resolution",
+    "texture",
+    "size",
+    "views",
+    "frames",
+)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from raydiance.serving.bundles import Catalogue
 from raydiance.serving.canary import Canary
 from raydiance.serving.identity import DIGITS
 from raydiance.serving.messages import Answer, Description, Step
-from raydiance.serving.problems import NotFoundError, NotReadyError, OverloadError, ServingError
+from raydiance.serving.places import Places, most_of
+from raydiance.serving.problems import NotFoundError, NotReadyError, ServingError
 from raydiance.serving.schema import CanaryInfo, Format, Link, ModelInfo, ModelList, SampleRequest
 from raydiance.storage import ArtifactRef
 
@@ -50,8 +51,7 @@ class Router:
         self._pool, self._spec = pool, spec
         self._catalogue = NOTHING_MORE
         self._canary: Canary | None = None
-        self._under_way, self._closed = 0, False
-        self._most = (spec.max_replicas or spec.replicas) * (spec.slots + spec.queue)
+        self._places, self._closed = Places(most_of(spec)), False
         self.adopt(catalogue)
 
     def adopt(self, catalogue: Catalogue) -> None:
@@ -67,11 +67,11 @@ class Router:
         self._closed = True
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while self._under_way:
+                while self._places.taken:
                     await asyncio.sleep(0.05)
 
     async def sample(self, request: SampleRequest, form: Format, client: str = "") -> Answer:
-        with self._counted():
+        with self._counted(client):
             return await self._sample(request, form, client)
 
     async def _sample(self, request: SampleRequest, form: Format, client: str) -> Answer:
@@ -96,7 +96,7 @@ class Router:
     async def stream(
         self, request: SampleRequest, form: Format, client: str = "", *, previews: bool = True
     ) -> AsyncGenerator[Step | Answer]:
-        with self._counted():
+        with self._counted(client):
             async with aclosing(self._stream(request, form, client, previews)) as events:
                 async for event in events:
                     yield event
@@ -150,16 +150,11 @@ class Router:
         return await self._pool.lineage(await self._named(model))
 
     @contextmanager
-    def _counted(self) -> Iterator[None]:
+    def _counted(self, client: str) -> Iterator[None]:
         if self._closed:
             raise NotReadyError("the endpoint is shutting down; ask another one, or later", 5.0)
-        if self._under_way >= self._most:  # told here it costs little; told by a replica it has waited first
-            raise OverloadError(f"{self._most} requests are under way; try again later", 1.0)
-        self._under_way += 1
-        try:
+        with self._places.one(client):
             yield
-        finally:
-            self._under_way -= 1
 
     async def _named(self, model: str | None) -> ArtifactRef | None:
         """The bundle of a name or of the first digits of a SHA-256. Raises NotFoundError."""

@@ -31,6 +31,7 @@ __all__ = ["Sampler", "model_info"]
 
 
 PREVIEW_PAUSE_S = 0.25  # between two previews of one request
+WORDS_TOLD = 512
 
 
 class Sampler:
@@ -72,11 +73,14 @@ class Sampler:
         device, generator = self.bundle.device, torch.Generator().manual_seed(0)
         x = torch.randn(sizes[-1], *self.bundle.latent_shape, generator=generator).to(device)
         sigma = torch.logspace(-1, 1, sizes[-1]).to(device)
-        labels = None
-        if self.bundle.spec.denoiser.num_classes:
+        labels, words, spec = None, None, self.bundle.spec.denoiser
+        if spec.num_classes:
             labels = torch.zeros(sizes[-1], dtype=torch.long, device=device)
-        sizes = agreeing_sizes(self._predict, sizes, x, sigma, labels)
-        inputs = [None if each is None else each[: sizes[-1]] for each in (x, sigma, labels)]
+        if spec.vocabulary:
+            shape = (sizes[-1], spec.max_words)
+            words = torch.randint(spec.vocabulary, shape, generator=generator).to(device)
+        sizes = agreeing_sizes(self._predict, sizes, x, sigma, labels, words)
+        inputs = [None if each is None else each[: sizes[-1]] for each in (x, sigma, labels, words)]
         began = time.perf_counter()
         with torch.inference_mode():
             self._predict(*inputs).cpu()  # type: ignore[arg-type]
@@ -157,8 +161,8 @@ class Sampler:
     def resolve(self, request: SampleRequest) -> SampleRequest:
         """The request with its plan by name, whichever way it chose it.
 
-        Raises UnprocessableError for a plan or category that the bundle does not have, for a plan of too many
-        calls, and for a budget that no plan can keep.
+        Raises UnprocessableError for a plan, a category or a text that the bundle does not have, for a plan of
+        too many calls, and for a budget that no plan can keep.
         """
         name = request.plan_name or self.bundle.spec.default_plan
         if request.quality is not None:
@@ -168,6 +172,7 @@ class Sampler:
         try:
             plan = self.bundle.plan(name)
             self.bundle.label(request.category)
+            self.bundle.text(request.text)
         except RequestError as error:
             raise UnprocessableError(str(error)) from error
         if plan.nfe > self._max_nfe:
@@ -247,13 +252,14 @@ class Sampler:
     ) -> Ticket[Piece] | Work[tuple[Piece, Timing]]:
         if isinstance(request, ReconstructionRequest):
             return self._rebuild(request, form, seed, watch)
-        generator = noise_generator(seed)
+        generator, words = noise_generator(seed), self.bundle.text(request.text)
         order = Order(
             self.bundle.plan(request.plan_name),
             torch.randn(self.bundle.latent_shape, generator=generator),
             finish=partial(finish, self.bundle, request, form, seed),
             generator=generator,
             label=self.bundle.label(request.category),
+            words=None if words is None else words[0],
             guidance=request.guidance,
             watch=watch,
             priority=request.priority,
@@ -302,6 +308,7 @@ def model_info(artifact: Artifact, spec: BundleSpec) -> ModelInfo:
         plans=sorted(spec.plans),
         default_plan=spec.default_plan,
         categories=list(spec.categories) if spec.denoiser.num_classes else [],
+        words=list(spec.words[:WORDS_TOLD]),
     )
 
 

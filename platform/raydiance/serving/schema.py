@@ -1,14 +1,18 @@
 """What goes over the wire: requests, their limits, formats, and problem documents (RFC 9457)."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from raydiance.serving.problems import UnprocessableError
 
 __all__ = [
     "FORMATS",
     "MAX_GUIDANCE",
     "MAX_SEED",
+    "MAX_TEXT",
     "CanaryInfo",
     "Format",
     "JobInfo",
@@ -32,6 +36,7 @@ __all__ = [
 
 MAX_SEED = 2**63 - 1
 MAX_GUIDANCE = 20.0
+MAX_TEXT = 300
 
 
 class Format(StrEnum):
@@ -70,6 +75,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,
 
 
 Token = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[\x21-\x7e]+$")]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT)]
 Quality = Literal["draft", "standard", "best"]
 
 
@@ -122,8 +128,10 @@ class SampleRequest(SampleDrawing):
     category: Name | None = Field(
         default=None, description="what to make, where the bundle was taught categories"
     )
+    text: Text | None = Field(default=None, description="what to make, where the bundle was taught captions")
     guidance: Annotated[float, Field(ge=1, le=MAX_GUIDANCE)] = Field(
-        default=1.0, description="how much more of the category, away from what has none (classifier-free)"
+        default=1.0,
+        description="how much more of the category and the text, away from what has neither (classifier-free)",
     )
     priority: Annotated[int, Field(ge=-1, le=1)] = Field(
         default=0, description="1 before 0 before -1 (background)"
@@ -146,11 +154,22 @@ class SampleRequest(SampleDrawing):
         given = [name for name, value in ways.items() if value is not None]
         if len(given) > 1:
             raise ValueError(f"give either {' or '.join(given)}: each of them chooses the plan")
-        if self.guidance != 1.0 and self.category is None:
-            raise ValueError("guidance needs a category to lead to")
+        if self.guidance != 1.0 and self.category is None and self.text is None:
+            raise ValueError("guidance needs a category or a text to lead to")
         if self.steps is not None and self.plan is None:
             raise ValueError("steps needs a solver as plan; GET /v1/plans names them")
         return self
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Self:
+        """The request of these fields. Raises UnprocessableError, in a line."""
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            said = [
+                f"{'.'.join(map(str, each['loc'])) or 'request'}: {each['msg']}" for each in error.errors()
+            ]
+            raise UnprocessableError("; ".join(said)) from error
 
     @property
     def all_seeds(self) -> tuple[int, ...]:
@@ -194,6 +213,7 @@ class ModelInfo(Strict):
     plans: list[str]
     default_plan: str
     categories: list[str]
+    words: list[str] = Field(description="those that a text may be made of, the most frequent first")
 
 
 class CanaryInfo(Strict):
@@ -250,6 +270,8 @@ class SampleInfo(Strict):
     seed: int
     plan: str
     category: str | None
+    text: str | None
+    guidance: float
     bundle: str
     url: str
     lineage: str

@@ -25,7 +25,7 @@ from raydiance.serving.bundles import Catalogue, Resolve, catalogue_of, find_bun
 from raydiance.serving.client import Client
 from raydiance.serving.ending import wait_for_the_end
 from raydiance.serving.keys import KEYS_VARIABLE, ApiKey, keys_for
-from raydiance.serving.limits import MAX_BODY_VARIABLE, MAX_UPLOAD_VARIABLE
+from raydiance.serving.limits import environment
 from raydiance.serving.replicas import APPLICATION, Gateway, Replica
 from raydiance.storage import ArtifactRef, Store
 
@@ -218,10 +218,8 @@ def _deploy(
 ) -> None:
     """Start Serve and the application on it. Raises ClusterError if it does not come up."""
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    environment = {
-        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "raydiance.serving.limits:proxy_middlewares",
-        MAX_BODY_VARIABLE: str(spec.max_body_bytes),
-        MAX_UPLOAD_VARIABLE: str(spec.max_upload_bytes),
+    variables = {
+        **environment(spec),
         # Serve kills a proxy that is not up within 5 s, which a busy machine needs for the imports alone
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": f"{spec.start_timeout_s:g}",
         "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
@@ -234,7 +232,7 @@ def _deploy(
                 "port": spec.port,
                 "request_timeout_s": spec.request_timeout_s + PROXY_GRACE_S,
             },
-            controller_options={"runtime_env": {"env_vars": environment}},
+            controller_options={"runtime_env": {"env_vars": variables}},
             logging_config=QUIET,
         )
         ray_serve.run(replicas, name=APPLICATION, route_prefix=None)

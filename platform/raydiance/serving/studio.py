@@ -118,8 +118,15 @@ class Studio:
             model = self._model
             picture = read_picture(request.image)
             given = Pictures(picture[None], _camera(request.view, len(picture)))
-            plan, label = model.plan(request.plan_name), model.label(request.category)
-            x_0 = reconstruct(model, given, calls=plan.nfe, seed=seed, label=label, step=step)
+            x_0 = reconstruct(
+                model,
+                given,
+                calls=model.plan(request.plan_name).nfe,
+                seed=seed,
+                label=model.label(request.category),
+                words=model.text(request.text),
+                step=step,
+            )
             with torch.inference_mode():
                 return finish(x_0)
 

@@ -69,6 +69,12 @@ class ReconstructionRequest(SampleRequest):
     image: Annotated[Base64Bytes, Field(min_length=1, description="a square PNG, JPEG or WebP, in base64")]
     view: Viewpoint = Viewpoint()
 
+    @model_validator(mode="after")
+    def _led_by_the_picture(self) -> Self:
+        if self.guidance != 1.0:
+            raise ValueError("guidance has no effect on a reconstruction: its picture leads it")
+        return self
+
     @property
     def brought(self) -> dict[str, Any]:
         return {"upload": _digest(self.image), "view": self.view.model_dump(mode="json")}

@@ -31,21 +31,18 @@ async function asked(path, options = {}) {
 
 export const json = async (path) => (await asked(path)).json();
 
-/** A file with the name that the endpoint gives it. */
-export async function file(path, signal) {
-  const response = await asked(path, { signal });
+/** A file with the name that the endpoint gives it; with a body (JSON) it is asked for with POST. */
+export async function file(path, { signal, body } = {}) {
+  const response = await asked(path, body ? { signal, ...posted(body) } : { signal });
   const name = /filename="([^"]+)"/.exec(response.headers.get("content-disposition") ?? "")?.[1] ?? "sample";
   return { name, blob: await response.blob() };
 }
 
+const posted = (body, headers = {}) => ({ method: "POST", body, headers: { "Content-Type": "application/json", ...headers } });
+
 /** Has a sample made (`body` is JSON); `tell(step)` hears each step. Gives the last event, which says where the result is. */
-export async function make(body, tell, signal) {
-  const response = await asked("v1/samples", {
-    method: "POST",
-    body,
-    headers: { "Content-Type": "application/json", Accept: "text/event-stream" },
-    signal,
-  });
+export async function make(path, body, tell, signal) {
+  const response = await asked(path, { ...posted(body, { Accept: "text/event-stream" }), signal });
   for await (const { name, data } of events(response.body)) {
     if (name === "step") tell(data);
     if (name === "problem") throw new Problem(data.status, data);

@@ -1,23 +1,17 @@
 // Raydiance's page: make samples, watch them come, turn them, take them along, see what they were made from.
 import * as api from "./api.js";
 import { byId, element, save } from "./dom.js";
+import { listenForm, offer, roll, wanted } from "./form.js";
 import { chain } from "./lineage.js";
 import { followTheme } from "./theme.js";
 
 const FORMATS = ["glb", "ply", "obj", "stl", "png", "mp4", "webp", "latent"];
-const LARGEST_SEED = 2n ** 63n - 1n;
 
-const state = { plans: [], solvers: [], callMs: 0, samples: [], chosen: null, busy: new Map(), viewer: null, turned: false };
-
-// ---- what can be asked for --------------------------------------------------------------------------------
+const state = { samples: [], chosen: null, busy: new Map(), viewer: null, turned: false, modelChain: null };
 
 async function connect() {
   try {
-    const [{ models }, told] = await Promise.all([api.json("v1/models"), api.json("v1/plans")]);
-    state.plans = told.plans;
-    state.solvers = told.solvers;
-    state.callMs = told.call_ms;
-    offer(models[0]);
+    await offer(introduce);
     byId("health").className = "dot good";
   } catch (problem) {
     byId("health").className = "dot bad";
@@ -30,65 +24,20 @@ async function connect() {
   }
 }
 
-function offer(model) {
-  byId("model-name").textContent = model.bundle;
-  byId("category-field").hidden = model.categories.length === 0;
-  byId("category").replaceChildren(...model.categories.map((name) => element("option", { value: name }, name)));
-  const tuned = state.plans.map((plan) =>
-    element("option", { value: plan.name }, `${plan.name} · ${plan.nfe} calls${plan.stochastic ? " · draws noise" : ""}`),
-  );
-  const free = state.solvers.map((solver) => element("option", { value: solver.name }, solver.name));
-  byId("plan").replaceChildren(
-    element("optgroup", { label: "Of this model" }, ...tuned),
-    element("optgroup", { label: "Any number of steps" }, ...free),
-  );
-  byId("plan").value = model.default_plan;
-  estimate();
-  trace(model);
-}
-
 /** The chain of the model, which every sample of it shares. */
-async function trace(model) {
+async function introduce(model) {
+  byId("model-name").textContent = model.bundle;
   const sample = `${model.bundle_sha256.slice(0, 12)}~${model.default_plan}~0`;
-  const lineage = await api.json(`v1/samples/${sample}/lineage`).catch(() => null);
-  if (lineage) byId("model-chain").replaceChildren(...chain(lineage).slice(1));
-}
-
-function estimate() {
-  const solver = state.solvers.find((each) => each.name === byId("plan").value);
-  const plan = state.plans.find((each) => each.name === byId("plan").value);
-  const steps = byId("steps");
-  steps.disabled = !solver;
-  const calls = solver ? steps.valueAsNumber * solver.calls_per_step - (solver.calls_per_step - 1) : (plan?.nfe ?? 0);
-  byId("steps-value").textContent = solver ? steps.value : calls ? `${calls} calls` : "";
-  const seconds = (calls * state.callMs) / 1000;
-  byId("estimate").textContent = calls
-    ? `About ${seconds < 0.1 ? "0.1" : seconds.toPrecision(2)} s on the network when nothing else runs.`
-    : "\u00a0";
-}
-
-function wanted() {
-  const text = byId("seed").value.trim();
-  const valid = /^[0-9]{1,19}$/.test(text) && BigInt(text) <= LARGEST_SEED;
-  byId("seed").setAttribute("aria-invalid", String(!valid));
-  if (!valid) {
-    byId("seed").focus();
-    throw new api.Problem(0, { detail: "A seed is a whole number from 0 to 9223372036854775807." });
-  }
-  const body = { plan: byId("plan").value };
-  if (!byId("steps").disabled) body.steps = byId("steps").valueAsNumber;
-  if (!byId("category-field").hidden) body.category = byId("category").value;
-  const count = byId("count").valueAsNumber;
-  return Array.from({ length: count }, (_, i) => ({ seed: String(BigInt(text) + BigInt(i)), body }));
+  state.modelChain = await api.json(`v1/samples/${sample}/lineage`).catch(() => null);
+  if (state.modelChain) byId("model-chain").replaceChildren(...chain(state.modelChain).slice(1));
 }
 
 // ---- making samples -----------------------------------------------------------------------------------------
 
-function start() {
+async function start() {
   complain(null);
   try {
-    const asked = wanted();
-    const made = asked.map(({ seed, body }) => add(seed, body));
+    const made = (await wanted()).map(add);
     choose(made[0]);
     made.forEach(run);
   } catch (problem) {
@@ -96,11 +45,11 @@ function start() {
   }
 }
 
-function add(seed, body) {
+function add({ seed, path, body }) {
   const tile = element("button", { type: "button", class: "tile", role: "option", "aria-selected": "false", "aria-label": `seed ${seed}, being made` });
   tile.append(element("img", { alt: "" }), element("span", {}, seed), element("i"));
   tile.firstChild.hidden = true;
-  const sample = { seed, body, tile, steps: 0, step: 0, preview: null, glb: null, info: null, lineage: null, failed: null };
+  const sample = { seed, path, body, tile, steps: 0, step: 0, preview: null, glb: null, name: "", info: null, lineage: null, failed: null };
   tile.addEventListener("click", () => choose(sample));
   state.samples.push(sample);
   byId("gallery").append(tile);
@@ -113,15 +62,15 @@ async function run(sample) {
   refresh();
   const began = performance.now();
   try {
-    // seeds may be larger than a double holds, so the number is written as it is
-    const request = JSON.stringify(sample.body).replace(/^\{/, `{"seed":${sample.seed},`);
-    const done = await api.make(request, (step) => advance(sample, step), giveUp.signal);
-    const { blob } = await api.file(done.result.replace(/^\//, ""), giveUp.signal);
+    const done = await api.make(sample.path, request(sample), (step) => advance(sample, step), giveUp.signal);
+    const { blob, name } = await api.file(done.result.replace(/^\//, ""), { signal: giveUp.signal });
     sample.glb = await blob.arrayBuffer();
-    sample.info = done.samples[0];
+    sample.name = name;
+    sample.info = done.samples[0] ?? null; // what was made of an upload has no name to ask for
+    sample.lineage = sample.info ? null : state.modelChain;
     sample.seconds = (performance.now() - began) / 1000;
     sample.bytes = blob.size;
-    sample.tile.setAttribute("aria-label", `seed ${sample.seed}, plan ${sample.info.plan}`);
+    sample.tile.setAttribute("aria-label", `seed ${sample.seed}, plan ${sample.body.plan}`);
   } catch (problem) {
     sample.failed = problem;
     sample.tile.classList.add("failed");
@@ -134,6 +83,11 @@ async function run(sample) {
   if (state.chosen === sample) await display(sample);
   else if (sample.glb) picture(sample, await (await viewer()).pictureOf(sample.glb.slice(0)));
   refresh();
+}
+
+/** Seeds may be larger than a double holds, so the number is written as it is. */
+function request(sample, more = {}) {
+  return JSON.stringify({ ...sample.body, ...more }).replace(/^\{/, `{"seed":${sample.seed},`);
 }
 
 function advance(sample, step) {
@@ -213,32 +167,38 @@ async function display(sample) {
   if (state.chosen !== sample) return;
   picture(sample, stage.thumbnail());
   sample.tile.classList.add("done");
-  byId("stage").setAttribute("aria-label", `3D viewer: seed ${sample.seed}, plan ${sample.info.plan}. Arrow keys turn it.`);
+  byId("stage").setAttribute("aria-label", `3D viewer: seed ${sample.seed}, plan ${sample.body.plan}. Arrow keys turn it.`);
   byId("status").replaceChildren("seed ", element("b", {}, sample.seed));
   describe(sample, triangles);
 }
 
+const ORIGINS = { "v1/completions": "a part of a shape", "v1/reconstructions": "a picture" };
+
 async function describe(sample, triangles) {
-  const { info } = sample;
+  const { info, body } = sample;
   const facts = {
     Seed: sample.seed, // as text: a double cannot hold all seeds
-    Category: info.category,
-    Plan: info.plan,
+    From: ORIGINS[sample.path],
+    Category: body.category,
+    Text: body.text,
+    Guidance: body.guidance,
+    Plan: body.steps ? `${body.plan}-${body.steps}` : body.plan,
     "Network calls": sample.steps || null,
     Time: `${sample.seconds.toFixed(sample.seconds < 10 ? 2 : 1)} s`,
     Triangles: triangles.toLocaleString("en"),
     Size: `${(sample.bytes / 1e3).toFixed(0)} kB`,
   };
-  const rows = Object.entries(facts).filter(([, value]) => value !== null);
+  const rows = Object.entries(facts).filter(([, value]) => value);
   byId("table").replaceChildren(...rows.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value))));
-  byId("sample-id").textContent = info.id;
+  byId("copy").hidden = !info;
+  byId("sample-id").textContent = info?.id ?? "";
   byId("copied").textContent = "copy";
   byId("no-facts").hidden = true;
   byId("sample").hidden = false;
-  document.body.dataset.shown = info.id;
+  document.body.dataset.shown = info?.id ?? sample.name;
   try {
     sample.lineage ??= await api.json(info.lineage.replace(/^\//, ""));
-    if (state.chosen === sample) byId("chain").replaceChildren(...chain(sample.lineage));
+    if (state.chosen === sample) byId("chain").replaceChildren(...chain(sample.lineage, sample));
   } catch (problem) {
     if (state.chosen === sample) byId("chain").replaceChildren(element("li", { class: "missing" }, problem.message));
   }
@@ -248,9 +208,12 @@ async function download(format, button) {
   const sample = state.chosen;
   button.setAttribute("aria-busy", "true");
   try {
-    if (format === "glb") save(new Blob([sample.glb], { type: "model/gltf-binary" }), `${sample.info.id.replaceAll("~", "-")}.glb`);
+    if (format === "glb") save(new Blob([sample.glb], { type: "model/gltf-binary" }), sample.info ? `${sample.info.id.replaceAll("~", "-")}.glb` : sample.name);
     else {
-      const { blob, name } = await api.file(`${sample.info.url.replace(/^\//, "")}?format=${format}&size=256`);
+      const drawn = { format, size: 256 };
+      const { blob, name } = sample.info
+        ? await api.file(`${sample.info.url.replace(/^\//, "")}?${new URLSearchParams(drawn)}`)
+        : await api.file(sample.path, { body: request(sample, drawn) });
       save(blob, name);
     }
   } catch (problem) {
@@ -268,10 +231,6 @@ function complain(problem) {
 
 function askForKey() {
   if (!byId("key-dialog").open) byId("key-dialog").showModal();
-}
-
-function roll() {
-  byId("seed").value = String(crypto.getRandomValues(new Uint32Array(1))[0] % 1_000_000);
 }
 
 function shade() {
@@ -296,12 +255,7 @@ function listen() {
     event.preventDefault();
     start();
   });
-  byId("plan").addEventListener("change", estimate);
-  byId("steps").addEventListener("input", estimate);
-  byId("count").addEventListener("input", () => {
-    byId("count-value").textContent = byId("count").value;
-  });
-  byId("dice").addEventListener("click", roll);
+  listenForm();
   byId("stop").addEventListener("click", stop);
   byId("turn").addEventListener("click", turn);
   byId("home").addEventListener("click", () => state.viewer?.orbit.home());

@@ -15,10 +15,11 @@ const TITLES = {
 const size = (bytes) =>
   bytes < 1e3 ? `${bytes} B` : bytes < 1e6 ? `${(bytes / 1e3).toFixed(0)} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
 
-/** The entries of the list, the sample first, the code last. */
-export function chain(lineage) {
+/** The entries of the list, the sample first, the code last; `made` has the sample's seed as text. */
+export function chain(lineage, made = null) {
   const { sample, chain: links, code_version: code } = lineage;
-  const first = element("li", {}, element("strong", {}, "This sample"), element("small", {}, `seed ${sample.seed}, plan ${sample.plan}`));
+  const told = `seed ${made?.seed ?? sample.seed}, plan ${made?.body.plan ?? sample.plan}`;
+  const first = element("li", {}, element("strong", {}, "This sample"), element("small", {}, told));
   const last = element("li", {}, element("strong", {}, "Code"), element("small", {}, code));
   return [first, ...links.map(entry), last];
 }

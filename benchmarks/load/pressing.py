@@ -1,0 +1,113 @@
+"""More and more requests: the knee, what is beyond it, and whether the bytes stay the same."""
+
+import asyncio
+import hashlib
+import sys
+from typing import Any
+
+from benchmarks.load.arrivals import SEEDS, Load, latent
+from benchmarks.load.case import CROWD, SPEC, Case, pids, rss_mb
+
+from raydiance.generation import load_bundle, sample_glb
+
+__all__ = ["identical", "knee", "overload"]
+
+KNEE, BEYOND = (0.5, 0.7, 0.8, 0.9, 1.0), (1.5, 2.0, 4.0)
+CAPACITY_S, CALM_S = 10.0, 8.0
+PLANS = ("fast", "default", "stochastic", "ddim-20")
+GLBS = 24
+
+
+def knee(case: Case) -> dict[str, Any]:
+    """Shares of the capacity."""
+
+    async def go() -> dict[str, Any]:
+        async with Load(url, latent(case.plan)) as load:
+            service_s, capacity = await load.capacity(CAPACITY_S, CROWD)
+            found: dict[str, Any] = {"service_s": service_s, "capacity_per_s": round(capacity, 2)}
+            held = {}
+            for share in KNEE:
+                seen = await load.poisson(share * capacity, case.seconds)
+                found[f"{share:g} C"] = seen.facts()
+                held[f"{share:g} C: nothing failed"] = seen.failed == 0
+            held["the same bytes"] = load.different == 0
+            return found | {"compared": load.compared, "different": load.different, "held": held}
+
+    with case.endpoint() as url:
+        return asyncio.run(go())
+
+
+def overload(case: Case) -> dict[str, Any]:
+    """More than the capacity."""
+
+    async def go() -> dict[str, Any]:
+        async with Load(url, latent(case.plan)) as load:
+            service_s, capacity = await load.capacity(CAPACITY_S, CROWD)
+            bound_s = (SPEC.queue + 1) * service_s * 1.5
+            found: dict[str, Any] = {"service_s": service_s, "capacity_per_s": round(capacity, 2)}
+            found["p99_bound_s"] = round(bound_s, 3)
+            held: dict[str, bool] = {}
+            processes = [pid for what in ("replica", "gateway", "proxy") for pid in pids(what)]
+            for share in BEYOND:
+                before = [rss_mb(pid) for pid in processes]
+                seen = await load.poisson(share * capacity, case.seconds)
+                facts = seen.facts()
+                growth = [rss_mb(pid) / mb - 1 for pid, mb in zip(processes, before, strict=True)]
+                calm = await load.poisson(0.3 * capacity, CALM_S)
+                slow = [m.due for m in calm.moments if m.status != "200" or m.latency > 4 * service_s]
+                refused, quick = len(seen.refusals) / len(seen.moments), sum(s < 0.05 for s in seen.refusals)
+                facts |= {
+                    "goodput_of_C": round(facts["answered_per_s"] / capacity, 3),
+                    "refused_share": round(refused, 3),
+                    "refused_share_expected": round(1 - capacity * case.seconds / len(seen.moments), 3),
+                    "refused_within_50_ms": round(quick / max(1, len(seen.refusals)), 3),
+                    "largest_growth_of_memory": round(max(growth), 4),
+                    "back_to_normal_after_s": round(max(slow, default=0.0), 2),
+                }
+                found[f"{share:g} C"] = facts
+                print(share, facts, file=sys.stderr, flush=True)
+                expected = facts["refused_share_expected"]
+                held |= {
+                    f"{share:g} C: goodput >= 0.9 C": facts["goodput_of_C"] >= 0.9,
+                    f"{share:g} C: p99 of what is taken on": facts["p99_s"] <= bound_s,
+                    f"{share:g} C: refused within 5 % of offered - C": abs(refused - expected) <= 0.05,
+                    f"{share:g} C: nothing but answers and refusals": seen.failed == 0,
+                    f"{share:g} C: refused within 50 ms (99 %)": facts["refused_within_50_ms"] >= 0.99,
+                    f"{share:g} C: memory flat (2 %)": facts["largest_growth_of_memory"] <= 0.02,
+                    f"{share:g} C: normal after 5 s": facts["back_to_normal_after_s"] <= 5,
+                }
+            held["the same bytes"] = load.different == 0
+            return found | {"compared": load.compared, "different": load.different, "held": held}
+
+    with case.endpoint() as url:
+        return asyncio.run(go())
+
+
+def identical(case: Case) -> dict[str, Any]:
+    """GLBs under load, beside those that the library makes with nothing else running."""
+    bundle = load_bundle(case.store.get(case.refs[0]))
+
+    def body(number: int) -> dict[str, Any]:
+        return {"seed": number % GLBS, "plan": PLANS[number % len(PLANS)]}
+
+    truth = {}
+    for number in range(SEEDS):
+        asked = body(number)
+        content = sample_glb(bundle, asked["seed"], asked["plan"])
+        truth[bundle.ref.key, number] = hashlib.sha256(content).hexdigest()
+
+    async def go() -> dict[str, Any]:
+        async with Load(url, body) as load:
+            load.known = truth
+            service_s, capacity = await load.capacity(CAPACITY_S, CROWD)
+            seen = await load.poisson(0.9 * capacity, case.seconds)
+            held = {
+                "bytes of the library": load.different == 0,
+                "200 or more compared": load.compared >= 200,
+                "nothing failed": seen.failed == 0,
+            }
+            found = {"service_s": service_s, "capacity_per_s": round(capacity, 2), **seen.facts()}
+            return found | {"compared": load.compared, "different": load.different, "held": held}
+
+    with case.endpoint() as url:
+        return asyncio.run(go())
