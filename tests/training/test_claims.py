@@ -111,29 +111,23 @@ def test_the_ledger_goes_on_where_its_budget_ended_and_shares_what_it_can(tmp_pa
         assert outcome.artifact.path("claims.md").read_text() == tracker.texts["claims.md"]
         return outcome.artifact.read_json("claims.json"), tracker
 
-    some = ("direct", "multi_view", "steps", "volume", "normalisation")
+    some = ("direct", "multi_view", "steps", "outliers")
     first, tracker = ledger(statements=some, budget_s=1e-3)
-    named = [f"{row['setting']} {row['seed']}" for row in first["cells"]]
-    assert named == ["base 0", "moments 0", "global 0", "global moments 0"]  # one autodecoder behind them
-    assert len(first["missing"]) == 10 and "Missing, 10: one view 0" in tracker.texts["claims.md"]
+    assert [f"{row['setting']} {row['seed']}" for row in first["cells"]] == ["base 0"]
+    lacking = ["one view 0", "free 0", "free moments 0", "base 1", "one view 1", "free 1", "free moments 1"]
+    assert first["missing"] == lacking and "Missing, 7: one view 0, " in tracker.texts["claims.md"]
     assert {each["verdict"] for each in first["statements"]} == {"open"}
-    assert [child.tags["setting"] for child in tracker.children] == [
-        "base",
-        "moments",
-        "global",
-        "global moments",
-    ]
-    assert len(store.list("autodecoder")) == 1 and len(store.list("denoiser")) == 4
+    assert {"psnr", "fd_views_2", "fd_views_direct"} <= set(first["cells"][0])
     assert not store.list("checkpoints")
 
     whole, tracker = ledger(statements=some)
-    assert whole["missing"] == [] and len(whole["cells"]) == 14 and len(tracker.children) == 10
-    assert len(store.list("autodecoder")) == 8
-    direct, views_row, *_ = whole["statements"]
+    assert whole["missing"] == [] and whole["cells"][0] == first["cells"][0]
+    assert [child.tags["setting"] for child in tracker.children[:3]] == ["one view", "free", "free moments"]
+    assert len(whole["cells"]) == 8 and len(tracker.children) == 7
+    assert len(store.list("denoiser")) == 6 and len(store.list("autodecoder")) == 6  # free: one for both
+    direct, several, *_ = whole["statements"]
     assert direct["verdict"] != "open" and "reconstructions: " in direct["here"]
-    assert views_row["cells"] == "base, one view"
-    assert whole["cells"][0] == first["cells"][0]
-    assert {"psnr", "fd_views_2", "fd_views_direct"} <= set(whole["cells"][0])
+    assert several["cells"] == "base, one view"
     assert [row["name"] for row in tracker.tables["claims.json"]] == list(some)
 
     again, tracker = ledger(statements=some)

@@ -14,17 +14,20 @@ from raydiance.metrics.inception import FidInception, read_inception
 from raydiance.metrics.manifolds import PrecisionRecall, inception_score, precision_recall
 from raydiance.metrics.perceptual import PerceptualDistance, read_lpips
 from raydiance.metrics.registry import EXTRACTORS, ImageExtractor, extractor, image_set_scores
+from raydiance.metrics.vgg import VGG_SCALES, VggPyramid, read_vgg
 
 __all__ = [
     "EXTRACTORS",
     "FEATURES",
     "FEATURES_NAME",
+    "VGG_SCALES",
     "FidInception",
     "ImageExtractor",
     "KernelDistance",
     "PerceptualDistance",
     "PrecisionRecall",
     "SetScores",
+    "VggPyramid",
     "ViewFeatures",
     "chamfer_distances",
     "extractor",
@@ -40,6 +43,7 @@ __all__ = [
     "psnr",
     "read_inception",
     "read_lpips",
+    "read_vgg",
     "set_scores",
     "ssim",
     "view_features",

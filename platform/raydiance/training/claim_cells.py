@@ -8,6 +8,7 @@ only equal work has, so a ledger that was cut off goes on, and cells share what 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -221,7 +222,7 @@ class _Drawing:
         cameras = self.data.cameras(self.objects[0])[views]
         self.look = Looking(cameras, cell.draw.num_points, cell.draw.samples_per_ray)
         self.real = real_view_set(self.data, self.objects, views, cell.draw.num_points)
-        self.features = view_features()
+        self.features = _features()
         self.seeds = range(cell.draw.num_samples)
 
     def plan(self, calls: int) -> SamplingPlan:
@@ -245,6 +246,9 @@ class _Drawing:
 
     def sampled(self, calls: int) -> Tensor:
         return generate_latents(self.model, self.seeds, self.plan(calls))
+
+
+_features = cache(view_features)
 
 
 @torch.inference_mode()
