@@ -7,7 +7,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from raydiance.models import AutodecoderSpec
 from raydiance.training.autodecoder import AutodecoderTraining
@@ -272,9 +272,9 @@ def _one_view(training: AutodecoderTraining) -> AutodecoderTraining:
     return replace(training, views_per_object=1, pixel_stride=stride)
 
 
-def _losses(training: AutodecoderTraining, **weights: float) -> AutodecoderTraining:
+def _losses(training: AutodecoderTraining, **weights: Any) -> AutodecoderTraining:
     return replace(training, losses=replace(training.losses, **weights))
 
 
-def _model(training: AutodecoderTraining, **shape: object) -> AutodecoderTraining:
+def _model(training: AutodecoderTraining, **shape: Any) -> AutodecoderTraining:
     return replace(training, model=replace(training.model, **shape))
