@@ -14,13 +14,12 @@ from raydiance.metrics.inception import FidInception, read_inception
 from raydiance.metrics.manifolds import PrecisionRecall, inception_score, precision_recall
 from raydiance.metrics.perceptual import PerceptualDistance, read_lpips
 from raydiance.metrics.registry import EXTRACTORS, ImageExtractor, extractor, image_set_scores
-from raydiance.metrics.vgg import VGG_SCALES, VggPyramid, read_vgg
+from raydiance.metrics.vgg import VggPyramid, read_vgg
 
 __all__ = [
     "EXTRACTORS",
     "FEATURES",
     "FEATURES_NAME",
-    "VGG_SCALES",
     "FidInception",
     "ImageExtractor",
     "KernelDistance",

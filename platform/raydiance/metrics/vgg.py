@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from raydiance.metrics.weights import with_weights
 
-__all__ = ["VGG_SCALES", "VggPyramid", "read_vgg"]
+__all__ = ["VggPyramid", "read_vgg"]
 
 WIDTHS = (
     (64, 64),
@@ -26,7 +26,7 @@ WIDTHS = (
     (512,),
 )  # a maximum over 2 x 2 between them; up to relu5_1
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the images that the network was trained on
-VGG_SCALES = (1.0, 0.5, 0.25)
+SCALES = (1.0, 0.5, 0.25)
 
 
 class VggPyramid(nn.Module):
@@ -38,7 +38,7 @@ class VggPyramid(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, scales: tuple[float, ...] = VGG_SCALES) -> None:
+    def __init__(self, scales: tuple[float, ...] = SCALES) -> None:
         super().__init__()
         self.scales = scales
         layers: list[nn.Module] = []
