@@ -93,6 +93,17 @@ def test_a_wrong_override_is_answered_with_path_value_rule_and_nearest_name(
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_a_denoiser_is_told_captions_by_one_word() -> None:
+    told, untold = compose(["text=captions"]), compose()
+    assert told.kind == untold.kind == "latent"
+    assert (untold.train_diffusion.model.vocabulary, told.train_diffusion.model.vocabulary) == (0, 512)
+    assert told.evaluate.guidance > 1 == untold.evaluate.guidance
+    with torch.device("meta"):
+        assert UNet(told.train_diffusion.model).text is not None
+    with pytest.raises(ConfigError, match="text = 'caption': no such choice; did you mean captions"):
+        compose(["text=caption"])
+
+
 def test_all_mistakes_are_told_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         compose(["sede=1", "tune.num_trials=0"])

@@ -1,6 +1,7 @@
 """The evaluation measures what it says: perfect reconstructions are perfect, copies are copies."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from raydiance.errors import ConfigError, DataError
 from raydiance.fields import VoxelField, orbit_cameras
 from raydiance.generation import EvaluateSpec, evaluate
 from raydiance.generation.assemble import Latents, assemble, read_latents
+from raydiance.generation.evaluate import asked_class
 from raydiance.generation.measure import (
     Looking,
     decoded,
@@ -205,6 +207,17 @@ def test_the_same_evaluation_twice_gives_the_same_numbers(
     for name, value in finished[0].metrics.items():
         if name not in timed:
             assert again.metrics[name] == pytest.approx(value, rel=1e-6), name
+
+
+def test_samples_are_told_captions_and_it_is_counted_whether_they_follow(store: Store) -> None:
+    assert asked_class(["a", "b", "a", "b"], ["a", "b", "b", "b"]) == {
+        "asked_class": 0.75,
+        "asked_class_chance": 0.5,
+    }
+    assert asked_class([], ["a"]) == {}
+    inputs = stage_artifacts(store, words=("a", "red", "chair"))
+    told = evaluate(replace(SPEC, guidance=3.0), local_run(store, inputs=inputs)).metrics
+    assert told["asked_class"] == told["asked_class_chance"] == 1.0  # there are chairs only
 
 
 def test_a_missing_input_is_named(store: Store, inputs: dict[str, Artifact]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from raydiance.errors import ArtifactError, StoreError
-from raydiance.storage import Artifact, Store, write_json
+from raydiance.storage import Artifact, PretrainedSpec, Store, pretrained_file, write_json
 from raydiance.storage.s3 import PROBE_S
 
 BUCKET = "raydiance"
@@ -92,6 +92,18 @@ def test_a_large_file_goes_in_parts_both_ways(store: Store, tmp_path: Path) -> N
     got = store.get(draft.artifact.ref)
     assert hashlib.sha256(got.path("large.bin").read_bytes()).digest() == hashlib.sha256(data).digest()
     assert got.path("empty.bin").read_bytes() == b""
+
+
+def test_weights_of_the_user_come_by_their_checksum_and_are_kept(environment: Path) -> None:
+    data, url = b"weights" * 1000, f"s3://{BUCKET}/networks/vgg19.safetensors"
+    put(url, data)
+    given = PretrainedSpec(file=url, sha256=hashlib.sha256(data).hexdigest())
+    kept = pretrained_file(given)
+    assert kept.read_bytes() == data and pretrained_file(given) == kept
+    with pytest.raises(ArtifactError, match=r"vgg19\.safetensors: expected SHA-256 0000"):
+        pretrained_file(PretrainedSpec(file=url, sha256="0" * 64))
+    with pytest.raises(StoreError, match="none"):
+        pretrained_file(PretrainedSpec(file=f"s3://{BUCKET}/none", sha256=given.sha256))
 
 
 def test_list_latest_and_delete(store: Store, served: Path) -> None:

@@ -19,20 +19,23 @@ from raydiance.training.randomness import seeded
 SIZE, VIEWS, SAMPLES_PER_RAY = 24, 6, 32
 
 
-def stage_artifacts(store: Store, *, num_objects: int = 6, num_test: int = 1) -> dict[str, Artifact]:
+def stage_artifacts(
+    store: Store, *, num_objects: int = 6, num_test: int = 1, words: tuple[str, ...] = ()
+) -> dict[str, Artifact]:
     """Artifacts by stage: render, train_autodecoder, encode, train_diffusion, tune. The last objects are for
     tests.
     """
     generator = torch.Generator().manual_seed(5)
     with seeded(5):
         autodecoder = Autodecoder(DECODER, num_objects)
-    model = tiny_model()
+    model = tiny_model(words=words)
     autodecoder.decoder.load_state_dict(model.decoder.state_dict())
     trained = num_objects - num_test
     with torch.inference_mode():
         latents = 3.0 * torch.randn(num_objects, *DECODER.latent_shape, generator=generator)
         views = _views(store, VoxelField(autodecoder.decode(latents)), trained)
     described = {"object_ids": [f"object{i}" for i in range(trained)], "categories": ["chair"] * trained}
+    captions = {"captions": [" ".join(words)] * trained} if words else {}
     artifacts = {"render": views}
 
     weights = autodecoder.state_dict() | {"codes.weight": autodecoder.codes.weight[:trained]}
@@ -48,12 +51,13 @@ def stage_artifacts(store: Store, *, num_objects: int = 6, num_test: int = 1) ->
             {"latents": raw, "center": statistics.center, "scale": statistics.scale},
             draft.path("latents.safetensors"),
         )
-        write_json(draft.path("latents.json"), described | {"shape": list(raw.shape[1:])})
+        write_json(draft.path("latents.json"), described | captions | {"shape": list(raw.shape[1:])})
     artifacts["encode"] = draft.artifact
 
     with store.create("denoiser", "tiny", parents=[draft.artifact.ref]) as draft:
         save_weights(draft.path("weights.safetensors"), model.denoiser.state_dict())
         plain = {"model": to_plain(model.spec.denoiser), "sigma_data": 1.0, "classes": ["chair"]}
+        plain["words"] = list(words)
         write_json(draft.path("spec.json"), plain)
     artifacts["train_diffusion"] = draft.artifact
 

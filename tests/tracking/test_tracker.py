@@ -22,6 +22,7 @@ def tell(tracker: Tracker, store: Store, file: Path) -> None:
     tracker.log_metrics({"loss": 1.0}, step=1)
     tracker.log_image("sheet", np.zeros((4, 4, 3), np.uint8), step=1)
     tracker.log_text("report.html", "<p>hello")
+    tracker.log_table("cells.json", [{"a": 1}, {"b": "x"}])
     tracker.log_file(file, "files")
     tracker.log_input(draft.artifact, "train")
     tracker.set_tags({"stage": "render"})
@@ -41,6 +42,7 @@ def test_null_and_memory_take_the_same_calls(tmp_path: Path) -> None:
     assert memory.metrics == {"loss": [(0, 2.0), (1, 1.0)]}
     assert [step for step, _ in memory.images["sheet"]] == [1]
     assert memory.texts == {"report.html": "<p>hello"}
+    assert memory.tables == {"cells.json": [{"a": 1}, {"b": "x"}]}
     assert memory.files == {"files/x.txt": b"x"}
     assert [context for context, _ in memory.inputs] == ["train"]
     assert memory.tags == {"stage": "render"}

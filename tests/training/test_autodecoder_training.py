@@ -2,10 +2,12 @@ import dataclasses
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tests.training.scenes import balls
 
 from raydiance.data.encode import EncodeSpec, encode
 from raydiance.data.latents import RobustStatistics
+from raydiance.metrics import VggPyramid
 from raydiance.models import (
     AutodecoderSpec,
     GaussianPath,
@@ -14,7 +16,7 @@ from raydiance.models import (
     read_decoder,
     read_unet,
 )
-from raydiance.storage import Store
+from raydiance.storage import PretrainedSpec, Store, file_sha256
 from raydiance.tracking import MemoryTracker, local_run
 from raydiance.training import (
     AutodecoderLosses,
@@ -26,6 +28,7 @@ from raydiance.training import (
     train_autodecoder,
     train_diffusion,
 )
+from raydiance.training.randomness import seeded
 
 MODEL = AutodecoderSpec(
     code_dim=8,
@@ -174,6 +177,32 @@ def test_a_share_of_the_samples_is_not_told_its_class():
     assert (none == 2).all() and set(whole.tolist()) == {0, 1}
     assert ((half == 2) | (half == whole)).all()  # the same samples otherwise
     assert 16 < int((half == 2).sum()) < 48
+
+
+def test_images_are_compared_by_vgg_where_its_weights_are_given_and_the_run_says_so(trained, tmp_path):
+    """Random weights of the network's shape; three seconds are for its 13 million."""
+    path = tmp_path / "vgg19.safetensors"
+    with seeded(0):
+        save_file(VggPyramid().state_dict(), path)
+    given = PretrainedSpec(file=str(path), sha256=file_sha256(path))
+    losses = dataclasses.replace(AUTODECODER.losses, squared=0.0, vgg=1.0, pyramid_l1=1.0, structure=1.0)
+    short = dataclasses.replace(
+        AUTODECODER, losses=losses, loop=dataclasses.replace(AUTODECODER.loop, steps=2, log_every=1)
+    )
+    said, terms = {}, {}
+    for name, training in (("with", dataclasses.replace(short, vgg_weights=given)), ("without", short)):
+        tracker = MemoryTracker()
+        run = local_run(trained["store"], name=name, inputs={"render": trained["views"]}, tracker=tracker)
+        artifact = train_autodecoder(training, run).artifact
+        said[name] = tracker.tags["image_loss"]
+        assert artifact.read_json("spec.json")["image_loss"] == said[name]
+        terms[name] = set(tracker.metrics) & {"train/vgg", "train/pyramid_l1", "train/structure"}
+        assert tracker.metrics["train/loss"][1][1] < tracker.metrics["train/loss"][0][1]
+    assert said == {"with": "VGG-19 pyramid", "without": "pyramid of L1 + structural similarity"}
+    assert terms == {"with": {"train/vgg"}, "without": {"train/pyramid_l1", "train/structure"}}
+    assert AUTODECODER.image_loss == "squared error"
+    with pytest.raises(ValueError, match=r"losses\.vgg is 0"):
+        dataclasses.replace(AUTODECODER, vgg_weights=given)
 
 
 def test_same_seed_same_weights(trained):

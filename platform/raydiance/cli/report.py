@@ -69,8 +69,14 @@ class Results:
         for stage in stages_of(self.experiment):
             metrics: dict[str, float] = json.loads((self.folder / "metrics" / f"{stage}.json").read_text())
             seconds = metrics.pop("duration_s")
-            rows.append(StageRow(stage, seconds, self.pointer(stage).key, metrics))
+            rows.append(StageRow(stage, seconds, self.pointer(stage).key, metrics, note=self._note(stage)))
         return rows
+
+    def _note(self, stage: str) -> str:
+        """By what the autodecoder compared images: not by VGG-19 unless its weights were given."""
+        if stage != "train_autodecoder":
+            return ""
+        return f"image loss: {self.made_by(stage).read_json('spec.json').get('image_loss', 'unknown')}"
 
     def write(
         self,

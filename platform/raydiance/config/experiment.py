@@ -29,6 +29,7 @@ from raydiance.spec import spec
 from raydiance.training import (
     ArticulatedTraining,
     AutodecoderTraining,
+    ClaimsSpec,
     DiffusionTraining,
     InversionSpec,
     PixelTraining,
@@ -40,6 +41,7 @@ __all__ = [
     "KINDS",
     "ArticulatedExperiment",
     "CaptureExperiment",
+    "ClaimsExperiment",
     "DiffrfExperiment",
     "DigitsExperiment",
     "Experiment",
@@ -191,6 +193,26 @@ class ArticulatedExperiment:
             )
 
 
+@spec
+class ClaimsExperiment:
+    """Meshes -> views -> the statements of the sources, each with its trainings."""
+
+    kind: Literal["claims"] = "claims"
+    name: str
+    size: str
+    seed: int = 0
+    source: str = "procedural:furniture"
+    ingest: IngestSpec = IngestSpec()
+    render: RenderSpec = RenderSpec()
+    claims: ClaimsSpec
+    cluster: ClusterSpec = ClusterSpec()
+    tracking: TrackingSpec = TrackingSpec()
+    store: StoreSpec = StoreSpec()
+
+    def __post_init__(self) -> None:
+        _check_source("ingest", self.ingest.source, self.source)
+
+
 def _check_source(follower: str, followed: str, source: str) -> None:
     if followed != source:
         raise ValueError(
@@ -199,7 +221,12 @@ def _check_source(follower: str, followed: str, source: str) -> None:
 
 
 Experiment: TypeAlias = (
-    LatentExperiment | DigitsExperiment | DiffrfExperiment | CaptureExperiment | ArticulatedExperiment
+    LatentExperiment
+    | DigitsExperiment
+    | DiffrfExperiment
+    | CaptureExperiment
+    | ArticulatedExperiment
+    | ClaimsExperiment
 )
 
 KINDS: dict[str, type[Experiment]] = {
@@ -208,4 +235,5 @@ KINDS: dict[str, type[Experiment]] = {
     "diffrf": DiffrfExperiment,
     "capture": CaptureExperiment,
     "articulated": ArticulatedExperiment,
+    "claims": ClaimsExperiment,
 }

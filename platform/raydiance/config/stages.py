@@ -46,6 +46,7 @@ STAGES: dict[str, Stages] = {
         "train_static": ("articulate",),
         "evaluate": ("train_articulated", "train_static", "articulate"),
     },
+    "claims": {"ingest": (), "render": ("ingest",), "claims": ("render",)},
 }
 
 # Jobs beside the way: they read earlier stages, and no stage reads them.
@@ -63,6 +64,7 @@ HOMES = {
     "articulate": "articulated",
     "train_articulated": "articulated",
     "train_static": "articulated",
+    "claims": "claims",
 }
 
 

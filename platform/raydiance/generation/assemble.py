@@ -13,9 +13,9 @@ from raydiance.diffusion.plans import SamplingPlan
 from raydiance.errors import ArtifactError, ConfigError
 from raydiance.generation.bundle import BundleSpec, LatentModel
 from raydiance.models import read_decoder, read_unet
-from raydiance.storage import Artifact
+from raydiance.storage import Artifact, ArtifactRef
 
-__all__ = ["Latents", "assemble", "needed", "read_latents", "read_plan_points"]
+__all__ = ["Latents", "assemble", "needed", "put_together", "read_latents", "read_plan_points"]
 
 STAGES = ("train_autodecoder", "encode", "train_diffusion", "tune")
 PREFERRED_PLANS = ("standard", "default", "best")
@@ -71,20 +71,44 @@ def assemble(
     default_plan: a plan of tune by name; without one the first of "standard", "default", "best", or of all.
     """
     autodecoder, latents, denoiser, tune = (needed(inputs, stage) for stage in STAGES)
+    plans = read_plans(tune)
+    return put_together(
+        autodecoder,
+        latents,
+        denoiser,
+        plans,
+        default_plan=_default(default_plan, plans, tune),
+        provenance={stage: artifact.ref for stage, artifact in inputs.items()},
+        metrics=metrics,
+        device=device,
+    )
+
+
+def put_together(
+    autodecoder: Artifact,
+    latents: Artifact,
+    denoiser: Artifact,
+    plans: Mapping[str, SamplingPlan],
+    *,
+    default_plan: str,
+    provenance: Mapping[str, ArtifactRef],
+    metrics: Mapping[str, float] | None = None,
+    device: torch.device | str = "cpu",
+) -> LatentModel:
+    """The model of three artifacts, with these plans."""
     device = torch.device(device)
     decoder = read_decoder(autodecoder.path("spec.json"), autodecoder.path("weights.safetensors"))
     unet = read_unet(denoiser.path("spec.json"), denoiser.path("weights.safetensors"))
     described = denoiser.read_json("spec.json")
-    plans = read_plans(tune)
     spec = BundleSpec(
         decoder=decoder.spec,
         denoiser=unet.spec,
         sigma_data=float(described["sigma_data"]),
         plans=tuple(sorted(plans)),
-        default_plan=_default(default_plan, plans, tune),
+        default_plan=default_plan,
         categories=tuple(described["classes"]) if unet.spec.num_classes else (),
         words=tuple(described.get("words", ())),
-        provenance={stage: artifact.ref for stage, artifact in inputs.items()},
+        provenance=provenance,
         metrics=dict(metrics or {}),
     )
     return LatentModel(

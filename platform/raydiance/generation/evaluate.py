@@ -17,7 +17,7 @@ from torch import Tensor
 
 from raydiance.data.views import ViewDataset
 from raydiance.generation.articulated_evaluate import ArticulatedEvaluation, evaluate_articulated
-from raydiance.generation.assemble import assemble, needed, read_latents, read_plan_points
+from raydiance.generation.assemble import Latents, assemble, needed, read_latents, read_plan_points
 from raydiance.generation.bundle import LatentModel
 from raydiance.generation.measure import (
     Looking,
@@ -40,7 +40,7 @@ from raydiance.storage import write_json
 from raydiance.tracking import Outcome, Run
 from raydiance.tracking.progress import Task
 
-__all__ = ["EvaluateSpec", "evaluate", "evaluate_latents"]
+__all__ = ["EvaluateSpec", "asked_class", "evaluate", "evaluate_latents"]
 
 Count = Annotated[int, Ge(2)]
 Rows = list[dict[str, object]]
@@ -95,7 +95,7 @@ def evaluate_latents(spec: EvaluateSpec, run: Run) -> Outcome:
         run.progress.task("evaluate", total=len(objects) + 3 * spec.num_samples) as task,
     ):
         rows, reconstructed = reconstruct(decoded(model, latents.raw, task.update), objects, data, look)
-        sampled, seconds = _sample(model, latents.captions, spec, task)
+        sampled, asked, seconds = _sample(model, latents, spec, task)
         samples = list(decoded(model, sampled, task.update))
         direct = decoded(model, direct_latents(latents.raw, _seeds(spec)), task.update)
         sets = {
@@ -105,7 +105,9 @@ def evaluate_latents(spec: EvaluateSpec, run: Run) -> Outcome:
         }
         real, features = real_view_set(data, objects, views, spec.num_points), view_features()
         found = {name: distances(each, real, features) for name, each in sets.items()}
-    metrics = _metrics(rows, found, model, seconds)
+    metrics = _metrics(rows, found, model, seconds) | asked_class(
+        asked, [latents.categories[int(index)] for index in found["diffusion"].shapes.nearest]
+    )
     tables: dict[str, Rows] = {"objects": rows, "sets": _set_rows(found)}
 
     with run.store.create(
@@ -144,16 +146,34 @@ def _seeds(spec: EvaluateSpec) -> range:
     return range(spec.first_seed, spec.first_seed + spec.num_samples)
 
 
+def asked_class(asked: Sequence[str], found: Sequence[str]) -> dict[str, float]:
+    """How often the nearest training shape is of the class asked for, and how often it were by chance.
+
+    That is if what was found had nothing to do with what was asked. Nothing, if nothing was asked.
+    """
+    if not asked:
+        return {}
+    right = np.array(asked)[:, None] == np.array(found)[None]
+    return {"asked_class": float(np.diagonal(right).mean()), "asked_class_chance": float(right.mean())}
+
+
 def _sample(
-    model: LatentModel, captions: Sequence[str], spec: EvaluateSpec, task: Task
-) -> tuple[Tensor, float]:
-    """Latents of the seeds, the seconds that one took; classes and captions, where taught, take turns."""
+    model: LatentModel, latents: Latents, spec: EvaluateSpec, task: Task
+) -> tuple[Tensor, list[str], float]:
+    """Latents of the seeds, the class that each was asked for (none: []), the seconds that one took.
+
+    Classes and captions, where taught, take turns.
+    """
     seeds, classes = _seeds(spec), len(model.spec.categories)
     labels = torch.arange(len(seeds)) % classes if classes else None
-    tokens = None
+    asked = [] if labels is None else [model.spec.categories[label] for label in labels]
+    tokens, captions = None, latents.captions
     if model.spec.words and captions:
-        told = [captions[i % len(captions)] for i in range(len(seeds))]
-        tokens = word_numbers(told, model.spec.words, model.spec.denoiser.max_words)
+        turns = [i % len(captions) for i in range(len(seeds))]
+        tokens = word_numbers(
+            [captions[turn] for turn in turns], model.spec.words, model.spec.denoiser.max_words
+        )
+        asked = asked or [latents.categories[turn] for turn in turns]
     started, before = time.perf_counter(), 0
 
     def show(count: int) -> None:
@@ -170,7 +190,7 @@ def _sample(
         batch_size=spec.batch_size,
         callback=show,
     )
-    return sampled, (time.perf_counter() - started) / len(seeds)
+    return sampled, asked, (time.perf_counter() - started) / len(seeds)
 
 
 def _metrics(

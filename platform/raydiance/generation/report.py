@@ -57,13 +57,14 @@ HIDDEN = ("duration_s",)
 
 @dataclass(frozen=True)
 class StageRow:
-    """A stage as the report tells of it: how long it took, what it made, what it found, where its run is."""
+    """A stage as the report tells of it: how long it took, what it made and found, where its run is, a note."""
 
     name: str
     seconds: float
     artifact: str
     metrics: Mapping[str, float] = field(default_factory=dict)
     run_url: str | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -162,11 +163,15 @@ def _stages(stages: Sequence[StageRow], total: float) -> str:
         width = 100 * stage.seconds / max(longest, 1e-9)
         rows.append(
             f'<tr><td>{link}<span class="bar" style="width:{width:.1f}%"></span></td>'
-            f'<td class="n">{_duration(stage.seconds)}</td><td>{_told(stage.metrics)}</td>'
+            f'<td class="n">{_duration(stage.seconds)}</td><td>{_told(stage.metrics)}{_noted(stage.note)}</td>'
             f'<td class="hide"><code>{escape(stage.artifact)}</code></td></tr>'
         )
     head = '<th>Stage</th><th class="n">Time</th><th>Found</th><th class="hide">Made</th>'
     return _section("How it was made", f"{_duration(total)} in all.", _table(head, rows))
+
+
+def _noted(note: str) -> str:
+    return f'<br><span class="soft">{escape(note)}</span>' if note else ""
 
 
 def _quality(evaluation: Artifact, gate: Sequence[Mapping[str, object]]) -> str:

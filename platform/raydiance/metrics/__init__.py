@@ -14,6 +14,7 @@ from raydiance.metrics.inception import FidInception, read_inception
 from raydiance.metrics.manifolds import PrecisionRecall, inception_score, precision_recall
 from raydiance.metrics.perceptual import PerceptualDistance, read_lpips
 from raydiance.metrics.registry import EXTRACTORS, ImageExtractor, extractor, image_set_scores
+from raydiance.metrics.vgg import VggPyramid, read_vgg
 
 __all__ = [
     "EXTRACTORS",
@@ -25,6 +26,7 @@ __all__ = [
     "PerceptualDistance",
     "PrecisionRecall",
     "SetScores",
+    "VggPyramid",
     "ViewFeatures",
     "chamfer_distances",
     "extractor",
@@ -40,6 +42,7 @@ __all__ = [
     "psnr",
     "read_inception",
     "read_lpips",
+    "read_vgg",
     "set_scores",
     "ssim",
     "view_features",

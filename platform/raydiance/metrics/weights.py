@@ -14,12 +14,15 @@ __all__ = ["with_weights"]
 M = TypeVar("M", bound=nn.Module)
 
 
-def with_weights(network: M, path: Path, remedy: str) -> M:
+def with_weights(network: M, path: Path, remedy: str, *, only_known: bool = False) -> M:
     """The network with the weights of a safetensors file, ready for use. DataError, with the remedy, for
-    others.
+    others. only_known: the file may hold more than the network has.
     """
     try:
-        network.load_state_dict(load_file(path))
+        found = load_file(path)
+        if only_known:
+            found = {name: found[name] for name in network.state_dict() if name in found}
+        network.load_state_dict(found)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise DataError(
             f"{path}: are no weights of {type(network).__name__} ({str(error)[:200]}); {remedy}"

@@ -10,6 +10,7 @@ store.get(artifact.ref).read_json("objects.json")
 from raydiance.storage.artifact import Artifact, Draft
 from raydiance.storage.garbage import Garbage
 from raydiance.storage.manifest import ArtifactRef, FileEntry, Manifest, file_sha256, write_json
+from raydiance.storage.pretrained import PretrainedSpec, pretrained_file
 from raydiance.storage.store import Store
 from raydiance.storage.version import code_version
 
@@ -20,8 +21,10 @@ __all__ = [
     "FileEntry",
     "Garbage",
     "Manifest",
+    "PretrainedSpec",
     "Store",
     "code_version",
     "file_sha256",
+    "pretrained_file",
     "write_json",
 ]

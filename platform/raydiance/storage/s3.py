@@ -130,7 +130,17 @@ class S3Backend:
 
     def fetch(self, key: str, manifest_sha256: str, entry: FileEntry) -> Path:
         """The file, from the cache if an intact copy is there. Raises ArtifactError if it is broken."""
-        kept = self.folder(key, manifest_sha256) / entry.name
+        return self._kept(f"{key}/{entry.name}", self.folder(key, manifest_sha256) / entry.name, entry)
+
+    def pretrained(self, name: str, sha256: str) -> Path:
+        """A file below the prefix that is no artifact's, by its checksum. Raises ArtifactError for another."""
+        with self._errors(f"read ({name})"):
+            size = int(self.files.info(f"{self.root}/{name}")["size"])
+        kept = cache_root() / "pretrained" / sha256[:2] / sha256 / name
+        return self._kept(name, kept, FileEntry(name=name, size=size, sha256=sha256))
+
+    def _kept(self, name: str, kept: Path, entry: FileEntry) -> Path:
+        """The object of this name at its place in the cache, fetched if it is not there as the entry says."""
         if kept.exists():
             try:
                 verify_file(kept, entry, str(kept))
@@ -138,7 +148,6 @@ class S3Backend:
                 kept.unlink()
             else:
                 return kept
-        name = f"{key}/{entry.name}"
         with _local_errors():
             kept.parent.mkdir(parents=True, exist_ok=True)
             staged = kept.with_name(f".{kept.name}.{secrets.token_hex(4)}")

@@ -138,6 +138,12 @@ class MlflowTracker:
         with errors(self.url, f"write {name}"):
             self._client.log_text(self.run_id, text, name)
 
+    def log_table(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:
+        columns = dict.fromkeys(column for row in rows for column in row)
+        data = {column: [row.get(column) for row in rows] for column in columns}
+        with errors(self.url, f"write {name}"):
+            self._client.log_table(self.run_id, data, name)
+
     def log_file(self, path: Path, folder: str = "") -> None:
         with errors(self.url, f"write {path.name}"):
             self._client.log_artifact(self.run_id, str(path), folder or None)

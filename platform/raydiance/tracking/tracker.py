@@ -1,6 +1,6 @@
 """What a job tells about itself: the Tracker protocol, one that forgets everything, one that remembers it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -49,6 +49,9 @@ class Tracker(Protocol):
 
     def log_text(self, name: str, text: str) -> None:
         """A text file; a name that ends in .html opens as a page."""
+
+    def log_table(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:
+        """Rows of plain values as a table, for example "cells.json"; what a row lacks is left empty."""
 
     def log_file(self, path: Path, folder: str = "") -> None:
         """A file on this machine, kept under `folder`."""
@@ -100,6 +103,9 @@ class NullTracker:
     def log_text(self, name: str, text: str) -> None:
         pass
 
+    def log_table(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:
+        pass
+
     def log_file(self, path: Path, folder: str = "") -> None:
         pass
 
@@ -144,6 +150,7 @@ class MemoryTracker:
         self.images: dict[str, list[tuple[int | None, NDArray[np.uint8]]]] = {}
         self.figures: dict[str, Figure] = {}
         self.texts: dict[str, str] = {}
+        self.tables: dict[str, list[dict[str, object]]] = {}
         self.files: dict[str, bytes] = {}
         self.inputs: list[tuple[str, ArtifactRef]] = []
         self.tags: dict[str, str] = {}
@@ -172,6 +179,9 @@ class MemoryTracker:
 
     def log_text(self, name: str, text: str) -> None:
         self.texts[name] = text
+
+    def log_table(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:
+        self.tables[name] = [dict(row) for row in rows]
 
     def log_file(self, path: Path, folder: str = "") -> None:
         self.files[f"{folder}/{path.name}".lstrip("/")] = path.read_bytes()

@@ -17,6 +17,8 @@ from raydiance.training.checkpoint import (
     read_snapshots,
     save_checkpoint,
 )
+from raydiance.training.claim_cells import DrawSpec
+from raydiance.training.claims import ClaimsSpec, claims
 from raydiance.training.denoisers import (
     DiffusionLoop,
     DiffusionTraining,
@@ -40,9 +42,11 @@ __all__ = [
     "AutodecoderTraining",
     "Batch",
     "Checkpoints",
+    "ClaimsSpec",
     "DiffusionLoop",
     "DiffusionObjective",
     "DiffusionTraining",
+    "DrawSpec",
     "Ema",
     "FieldLoop",
     "FieldUNetSpec",
@@ -59,6 +63,7 @@ __all__ = [
     "RenderingLoss",
     "Snapshot",
     "TrainState",
+    "claims",
     "combine",
     "fit",
     "invert",

@@ -11,10 +11,10 @@ from torch import Tensor
 from raydiance.data.views import ViewDataset
 from raydiance.errors import ConfigError
 from raydiance.fields import Rays, Rendering, VoxelField, render, render_views
-from raydiance.metrics import psnr, ssim
+from raydiance.metrics import VggPyramid, psnr, read_vgg, ssim
 from raydiance.models import Autodecoder, AutodecoderSpec, save_weights
 from raydiance.spec import spec, to_plain
-from raydiance.storage import ArtifactRef, write_json
+from raydiance.storage import ArtifactRef, PretrainedSpec, pretrained_file, write_json
 from raydiance.tracking import Outcome, Run, Worker
 from raydiance.training.batches import Batch
 from raydiance.training.loop import LoopSpec, Objective, fit
@@ -42,9 +42,14 @@ REFERENCE_FAN_IN = 64  # by experiment: 128 was as good, no scaling at all was w
 
 @spec
 class AutodecoderLosses:
-    """The weight of each term; 0 leaves it out."""
+    """The weight of each term; 0 leaves it out.
+
+    vgg: of the perceptual pyramid of VGG-19, if its weights are given (AutodecoderTraining.vgg_weights); then
+    pyramid_l1 and structure, which stand for it where they are not, have no effect.
+    """
 
     squared: float = 10.0
+    vgg: float = 0.0
     pyramid_l1: float = 0.0
     structure: float = 0.0
     opacity: float = 0.3
@@ -71,6 +76,7 @@ class AutodecoderTraining:
 
     From each of `views_per_object` views a lattice of every `pixel_stride`-th pixel is rendered, at a random
     offset: an image of its own, so that image losses apply to it.
+    vgg_weights: of VGG-19, see metrics.vgg; without them losses.vgg has no effect, and runs and reports say so.
     """
 
     model: AutodecoderSpec = AutodecoderSpec()
@@ -82,11 +88,23 @@ class AutodecoderTraining:
     code_rate: float = 1.0  # learning rate of the codes, relative to that of the network
     latent_noise: float = 0.15  # deviation on latents while training: what the denoiser leaves must not show
     preview_objects: int = 6
+    vgg_weights: PretrainedSpec | None = None
 
     def __post_init__(self) -> None:
+        if self.vgg_weights and not self.losses.vgg:
+            raise ValueError("vgg_weights have no effect while losses.vgg is 0: raise it (published: 10)")
         for name in ("views_per_object", "pixel_stride", "num_samples", "preview_objects"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    @property
+    def image_loss(self) -> str:
+        """What images are compared by, in words."""
+        losses = self.losses
+        pyramid = {"pyramid of L1": losses.pyramid_l1, "structural similarity": losses.structure}
+        terms = {"squared error": losses.squared}
+        terms |= {"VGG-19 pyramid": losses.vgg} if self.vgg_weights else pyramid
+        return " + ".join(name for name, weight in terms.items() if weight) or "none"
 
 
 @dataclass(frozen=True)
@@ -117,6 +135,8 @@ class AutodecoderObjective(Objective):
         self.training_spec, self.views = training, views
         self.objects = [int(index) for index in (views.train_objects if objects is None else objects)]
         self.train_views = torch.as_tensor(np.asarray(views.train_views))
+        weights = training.vgg_weights
+        self.vgg: VggPyramid | None = read_vgg(pretrained_file(weights)) if weights else None
         with seeded(seed):
             self.model = model or Autodecoder(training.model, len(self.objects))
 
@@ -174,6 +194,9 @@ class AutodecoderObjective(Objective):
             "squared": (image - target).square().mean(),
             "opacity": (rendering.opacity.reshape(alpha.shape) - alpha).abs().mean(),
         }
+        if self.vgg is not None:
+            planes = (each.flatten(0, 1).permute(0, 3, 1, 2) for each in (image, target))
+            return terms | {"vgg": self.vgg(*planes)}
         if losses.pyramid_l1:
             terms["pyramid_l1"] = pyramid_l1(image, target, losses.pyramid_levels)
         if losses.structure:
@@ -267,6 +290,7 @@ def train_autodecoder(training: AutodecoderTraining, run: Run) -> Outcome:
     views = run.inputs["render"]
     run.tracker.log_params(to_plain(training))
     run.tracker.log_input(views, "training")
+    run.tracker.set_tags({"image_loss": training.image_loss})
     ref = run.launch(_train, Payload(training, views.ref, run.name, run.seed))
     assert ref is not None, "rank 0 writes the artifact"
     artifact = run.store.get(ref)
@@ -304,6 +328,7 @@ def _train(payload: Payload, worker: Worker) -> ArtifactRef | None:
             draft.path("spec.json"),
             {
                 "model": to_plain(training.model),
+                "image_loss": training.image_loss,
                 "num_objects": len(ids),
                 "object_ids": ids,
                 "categories": [views.categories[index] for index in objective.objects],
