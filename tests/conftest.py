@@ -23,6 +23,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 BINARIES = {
     "chromium": ("chromium", "chromium-browser", "google-chrome"),
+    "ip": ("ip",),
     "radosgw": ("radosgw",),
     "postgres": ("/usr/lib/postgresql/15/bin/postgres", "/usr/lib/postgresql/16/bin/postgres", "postgres"),
 }
