@@ -25,6 +25,7 @@ from raydiance.cluster.ports import free_port as free_port
 ROOT = Path(__file__).resolve().parents[1]
 BINARIES = {
     "chromium": ("chromium", "chromium-browser", "google-chrome"),
+    "ip": ("ip",),
     "radosgw": ("radosgw",),
     "postgres": ("/usr/lib/postgresql/15/bin/postgres", "/usr/lib/postgresql/16/bin/postgres", "postgres"),
 }

@@ -128,6 +128,15 @@ def test_a_second_repro_has_nothing_to_do(reproduced: Checkout) -> None:
     assert "psnr" in reproduced.run("dvc", "metrics", "show")
 
 
+def test_what_was_done_before_another_experiment_is_not_done_again(reproduced: Checkout) -> None:
+    before = {stage: reproduced.pointer(stage) for stage in STAGES}
+    lock = reproduced.folder / "dvc.lock"
+    lock.write_text(lock.read_text().replace("outputs/pipeline/furniture/", "outputs/pipeline/another/"))
+    again = reproduced.run("raydiance", "pipeline", "size=micro", "cluster.num_workers=2")
+    assert "up to date" in again, again
+    assert {stage: reproduced.pointer(stage) for stage in STAGES} == before
+
+
 def test_the_record_nests_stages_and_trials(reproduced: Checkout, mlflow_server: str) -> None:
     client = MlflowClient(mlflow_server)
     parents = {reproduced.pointer(stage)["parent_run_id"] for stage in STAGES}

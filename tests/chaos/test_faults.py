@@ -1,11 +1,12 @@
 """One trial of each fault that is over in seconds; `make chaos` does them all, and many times."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from random import Random
 
 import pytest
-from tests.chaos import on_ceph, on_processes
+from tests.chaos import on_ceph, on_processes, on_ray, on_servers, on_stack
 from tests.chaos.on_processes import damaged_checkpoint
 from tests.chaos.trial import Fault, Trial, table
 
@@ -29,20 +30,53 @@ def test_the_checks_see_a_flipped_bit_where_nobody_looks(tmp_path: Path) -> None
     assert not trial.held["I3"], trial
 
 
+def one_trial(faults: Iterable[Fault], name: str, phase: str, folder: Path) -> None:
+    (fault,) = (each for each in faults if each.name == name and phase in each.phases)
+    trial = fault.trial(phase, Random(0), folder)
+    assert trial.passed, trial
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("name", "phase"),
+    [("F6", "server"), pytest.param("F7", "under MLflow", marks=pytest.mark.needs("postgres"))],
+)
+def test_a_training_does_not_wait_for_its_record(name: str, phase: str, tmp_path: Path) -> None:
+    """Servers are started, killed and started again: a quarter of a minute each."""
+    tmp_path.chmod(0o711)
+    one_trial(on_servers.FAULTS, name, phase, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("name", "phase"), [("F1 in Ray", "manifest"), ("F2", "training"), ("F3", "power"), ("F4", "head")]
+)
+def test_ray_loses_a_part_of_itself_and_nothing_is_lost(name: str, phase: str, tmp_path: Path) -> None:
+    """Real Rays are started and killed: a minute each."""
+    one_trial((*on_ray.FAULTS, *on_stack.FAULTS), name, phase, tmp_path)
+
+
 @pytest.mark.needs("radosgw")
 @pytest.mark.skipif(
     os.geteuid() != 0 and not os.environ.get("RAYDIANCE_REQUIRE_SERVERS"),
     reason="Ceph's disk is made as root",
 )
 @pytest.mark.slow
-def test_on_ceph_one_of_eight_writers_wins_and_a_killed_training_goes_on(tmp_path: Path) -> None:
-    """A server with create-only PUT (20 s): the one that rclone's is not."""
-    for fault in on_ceph.FAULTS:
-        if not fault.dear:
-            folder = tmp_path / fault.name.lower()
-            folder.mkdir()
-            trial = fault.trial(fault.phases[-1], Random(0), folder)
-            assert trial.passed, trial
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("name", "phase"),
+    [
+        ("F1", "manifest to S3"),
+        ("F8", "gateway"),
+        ("F9", "store"),
+        ("F20", "create-only PUT"),
+    ],
+)
+def test_on_ceph_what_was_acknowledged_is_there(name: str, phase: str, tmp_path: Path) -> None:
+    """A server with create-only PUT (10 s until it runs): the one that rclone's is not."""
+    one_trial(on_ceph.FAULTS, name, phase, tmp_path)
 
 
 def test_a_table_counts_what_failed() -> None:

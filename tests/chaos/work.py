@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from tests.training.toys import NUM_ITEMS, Toy
 
 from raydiance.storage import Store
@@ -157,6 +158,18 @@ def train_here(plan: Plan) -> None:
     store = Store.open(plan.store)
     report: Callable[..., None] = lambda metrics, ref: None  # noqa: E731
     train(plan, Worker(0, 1, torch.device("cpu"), store, NullTracker(), QuietProgress(), report))
+
+
+def train_as_one_of_two(plan: Plan, rank: int, meeting: str) -> None:
+    """The same as one of two workers, which find each other by a file."""
+    os.environ.update(plan.environment, GLOO_SOCKET_IFNAME="lo")
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    report: Callable[..., None] = lambda metrics, ref: None  # noqa: E731
+    store = Store.open(plan.store)
+    try:
+        train(plan, Worker(rank, 2, torch.device("cpu"), store, NullTracker(), QuietProgress(), report))
+    finally:
+        dist.destroy_process_group()
 
 
 def train_on_record(plan: Plan, url: str) -> None:

@@ -19,6 +19,7 @@ from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import ClientError
 from tests.conftest import find_binary
+from tests.support.listeners import beyond_loopback, listeners
 
 from raydiance.cluster.services import Service, is_running, launch, started, stop, wait_until_ready
 from raydiance.config import project_folder
@@ -90,6 +91,17 @@ def test_a_stage_runs_on_the_stack_and_the_stack_ends_without_a_trace(folder: Pa
     nobody_gets_in_without_a_key(variables)
 
     entries = started(folder / "stack")
+    found = listeners([entry.pid for entry in entries.values()])
+    assert len(found) > 10 and beyond_loopback(found) == {}
+    joins = "from raydiance.cluster.session import *; from raydiance.config import ClusterSpec; "
+    joined = subprocess.run(
+        [sys.executable, "-c", joins + "print(resources(ClusterSpec())['CPU'])"],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "platform")} | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert float(joined.stdout) >= 1, joined.stderr
     os.kill(entries["mlflow"].pid, signal.SIGKILL)
     told = raydiance(folder, "status", "--folder", "stack")
     assert told.returncode == 1

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["environment", "run_job", "run_pipeline", "run_ui", "submit_job"]
 
+DVC = (sys.executable, "-m", "dvc")
+
 
 def run_job(job: str, arguments: Sequence[str]) -> None:
     """Run jobs/JOB.py in this process; ends it with the job's exit status."""
@@ -53,23 +55,46 @@ def run_pipeline(overrides: Sequence[str], *, dry_run: bool = False, force: bool
     experiment = compose(overrides)
     print(f"pipeline of {experiment.name}, size {experiment.size}, seed {experiment.seed}", file=sys.stderr)
     if experiment.kind == "latent":
-        _reproduce(overrides, dry_run=dry_run, force=force)
+        _reproduce(experiment, overrides, dry_run=dry_run, force=force)
     else:
         _run_stages(experiment, overrides, dry_run=dry_run, force=force)
 
 
-def _reproduce(overrides: Sequence[str], *, dry_run: bool, force: bool) -> None:
+def _reproduce(experiment: "Experiment", overrides: Sequence[str], *, dry_run: bool, force: bool) -> None:
     from raydiance.config import write_params
 
     os.chdir(project_folder())
     write_params(Path("params.yaml"), overrides)
+    if not (dry_run or force):
+        _tell_dvc(experiment)
     options = [*(["--dry"] if dry_run else []), *(["--force"] if force else [])]
-    done = subprocess.run([sys.executable, "-m", "dvc", "repro", *options], env=environment(), check=False)
+    done = subprocess.run([*DVC, "repro", *options], env=environment(), check=False)
     if done.returncode:
         raise ClusterError(
             f"the pipeline stopped (dvc repro: exit status {done.returncode}); what went wrong stands above. "
             "Run the same command again: it goes on where it stopped"
         )
+
+
+def _tell_dvc(experiment: "Experiment") -> None:
+    """Tell DVC of the stages that are done, where its lock does not know them.
+
+    The lock holds each stage once, of the experiment that came last; the pointers of all stand side by side.
+    """
+    from raydiance.cluster.pointers import folder_of
+    from raydiance.cluster.stages import states
+    from raydiance.config.files import read_yaml
+    from raydiance.config.stages import stages_of
+    from raydiance.storage import Store
+
+    path, outputs = Path("dvc.lock"), folder_of(experiment.name)
+    locked = read_yaml(path)["stages"] if path.exists() else {}
+    known = {stage for stage, entry in locked.items() if Path(entry["outs"][0]["path"]).parent == outputs}
+    if not outputs.exists() or known.issuperset(stages_of(experiment)):
+        return
+    found = states(experiment, Store.open(experiment.store.url))
+    if done := [each.stage for each in found if each.state == "done" and each.stage not in known]:
+        subprocess.run([*DVC, "commit", "--force", "--quiet", *done], env=environment(), check=True)
 
 
 def _run_stages(experiment: "Experiment", overrides: Sequence[str], *, dry_run: bool, force: bool) -> None:

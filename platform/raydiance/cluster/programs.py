@@ -14,6 +14,7 @@ from typing import Self
 import httpx
 
 from raydiance.cluster.services import Service
+from raydiance.cluster.session import LOOPBACK_ONLY
 from raydiance.errors import ConfigError
 from raydiance.spec import spec
 
@@ -27,6 +28,7 @@ __all__ = [
     "postgres",
     "postgres_url",
     "ray_head",
+    "ray_stays_here",
     "s3",
     "s3_environment",
 ]
@@ -85,6 +87,8 @@ def ray_head(
         ready,
         {
             **keys,
+            **ray_stays_here(host),
+            **_without_numbers(host),
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token),
             "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -92,6 +96,25 @@ def ray_head(
             "PATH": _path(),
         },
     )
+
+
+def ray_stays_here(host: str) -> dict[str, str]:
+    """What keeps Ray on loopback, where its head is told to listen there; its drivers need it as well."""
+    return dict(LOOPBACK_ONLY) if host in LOOPBACK else {}
+
+
+def _without_numbers(host: str) -> dict[str, str]:
+    """Beyond loopback no numbers for Prometheus: their three ports cannot ask for a token. No port has such a
+    number, so that Ray gives up two of them; the third has a switch.
+    """
+    if host in LOOPBACK:
+        return {}
+    nowhere = str(2**16)
+    return {
+        "RAY_enable_metrics_collection": "0",
+        "AUTOSCALER_METRIC_PORT": nowhere,
+        "DASHBOARD_METRIC_PORT": nowhere,
+    }
 
 
 def mlflow(host: str, ports: Ports, database: str, folder: Path, keys: Mapping[str, str]) -> Service:

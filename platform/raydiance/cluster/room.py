@@ -2,7 +2,9 @@
 
 import logging
 import os
+import socket
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from raydiance.cluster.session import address_of, probe, session, settings
 from raydiance.config.platform import ClusterSpec
@@ -10,6 +12,7 @@ from raydiance.errors import ClusterError
 
 __all__ = ["fewer_workers", "nodes_at", "nodes_joined", "nodes_of", "refuse_impossible", "room_for"]
 
+LISTENS_S = 2.0
 Node = Mapping[str, float]  # what a node has: {"CPU": 8, "GPU": 1, ...}
 
 
@@ -25,10 +28,23 @@ def nodes_of(spec: ClusterSpec) -> list[Node]:
 
 
 def nodes_joined() -> list[Node]:
-    """The living nodes of the Ray that this process has joined."""
+    """The living nodes of the Ray that this process has joined.
+
+    Ray takes a lost node for a living one for some fifteen seconds after its workers are known to be lost; but
+    nobody listens there any more.
+    """
     import ray
 
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return [node["Resources"] for node in nodes if _listens(node)]
+
+
+def _listens(node: Mapping[str, Any]) -> bool:
+    try:
+        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), LISTENS_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def nodes_at(address: str) -> list[Node]:

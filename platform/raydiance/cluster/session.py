@@ -4,13 +4,13 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from urllib.parse import urlsplit
 
 from raydiance.config.platform import ClusterSpec
 from raydiance.errors import ClusterError
 
-__all__ = ["address_of", "probe", "resources", "session", "settings"]
+__all__ = ["LOOPBACK_ONLY", "address_of", "probe", "resources", "session", "settings"]
 
 OBJECT_STORE_BYTES = 512 * 2**20  # what we pass is small: artifacts go through the store, not through Ray
 PROBE_TIMEOUT_S = 5.0
@@ -26,8 +26,10 @@ _SETTINGS = {
     "RAY_worker_niceness": "0",
 }
 
-# for processes that Ray starts, too; and the workers of a training meet on loopback
-_LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "GLOO_SOCKET_IFNAME": "lo"}
+# For a Ray that listens on 127.0.0.1 only, and for all who join it; the workers of a training meet there, too. It
+# is Ray's setting for systems whose firewalls ask: without it, Ray puts the machine's own address in the place
+# of 127.0.0.1 wherever that is given, and listens on all.
+LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "GLOO_SOCKET_IFNAME": "lo"}
 
 
 def address_of(spec: ClusterSpec) -> str:
@@ -70,20 +72,19 @@ def session(spec: ClusterSpec, *, dashboard: bool = False) -> Iterator[None]:
     address = _drivers_address(address_of(spec))
     if address not in ("local", "auto"):
         probe(address, 6379)
-    try:
-        if address == "local":
-            _stay_on_loopback(True)
-            _start_local(dashboard)
-        else:
-            ray.init(address=address, logging_level=logging.WARNING)
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ClusterError(f"Ray at {address}: {reason}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
-        _stay_on_loopback(False)
+    with _on_loopback() if address == "local" else nullcontext():
+        try:
+            if address == "local":
+                _start_local(dashboard)
+            else:
+                ray.init(address=address, logging_level=logging.WARNING)
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ClusterError(f"Ray at {address}: {reason}") from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 def _drivers_address(address: str) -> str:
@@ -106,20 +107,24 @@ def resources(spec: ClusterSpec) -> dict[str, float]:
         return dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
 
 
-def _stay_on_loopback(stay: bool) -> None:
-    """Let a Ray that is started next listen on 127.0.0.1 only, or be open to other nodes as usual.
-
-    Ray has a setting for that, made for systems whose firewalls ask; without it, it puts the machine's own
-    address in the place of 127.0.0.1 wherever that is given, and listens on all.
-    """
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """A Ray that is started in the block listens on loopback only."""
     from ray._private import ray_constants
 
-    ray_constants.ENABLE_RAY_CLUSTER = not stay
-    if stay:
-        os.environ |= _LOOPBACK_ONLY
-    else:
-        for name in _LOOPBACK_ONLY:
-            os.environ.pop(name, None)
+    before = {name: os.environ.get(name) for name in LOOPBACK_ONLY}
+    open_to_nodes = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    os.environ |= LOOPBACK_ONLY
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = open_to_nodes
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _start_local(dashboard: bool) -> None:

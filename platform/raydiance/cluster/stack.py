@@ -150,6 +150,7 @@ def clients_environment(stack: Stack, folder: Path) -> dict[str, str]:
         "RAY_ADDRESS": f"{stack.host}:{stack.ports['ray']}",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
+        **programs.ray_stays_here(stack.host),
         **(programs.s3_environment(stack.host, stack.ports, stack.keys) if stack.s3 else {}),
         **programs.mlflow_login(stack.host),
     }
