@@ -55,11 +55,10 @@ def bundle(artifact: Artifact) -> Bundle:
     return load_bundle(artifact)
 
 
-def replica_pid() -> int:
+def pid_of(prefix: str) -> int:
+    """The process of the one actor of Serve whose name begins so."""
     actors = ray.util.list_named_actors(all_namespaces=True)
-    (name,) = [
-        actor["name"] for actor in actors if "replica" in actor["name"] and "raydiance" in actor["name"]
-    ]
+    (name,) = [actor["name"] for actor in actors if actor["name"].startswith(prefix)]
     return int(ray.get(ray.get_actor(name, namespace="serve").__ray_call__.remote(lambda self: os.getpid())))
 
 
@@ -166,12 +165,46 @@ def test_a_replica_that_dies_is_replaced_and_nobody_sees_an_error(client: Client
     for thread in threads:
         thread.start()
     time.sleep(0.1)
-    os.kill(replica_pid(), signal.SIGKILL)
+    os.kill(pid_of("SERVE_REPLICA::raydiance#"), signal.SIGKILL)
     for thread in threads:
         thread.join(timeout=260)
     assert sorted(answers) == list(range(100, 106))
     for seed, content in answers.items():
         assert content == sample_glb(bundle, seed, "default")
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["SERVE_REPLICA::gateway#", "SERVE_PROXY_ACTOR", "SERVE_CONTROLLER_ACTOR"],
+    ids=lambda part: part[6:13],
+)
+def test_a_part_of_serve_that_dies_is_replaced_and_who_asks_again_gets_the_same(
+    client: Client, endpoint: Endpoint, bundle: Bundle, part: str
+) -> None:
+    """Takes as long as Serve needs to start the part anew: some seconds."""
+    said: list[str] = []
+
+    def ask() -> None:
+        body, headers = {"seed": 5, "plan": "ddim-250"}, {"Authorization": f"Bearer {KEY}"}
+        try:
+            answer = httpx.post(
+                f"{endpoint.url}/v1/samples", json=body, headers=headers, trust_env=False, timeout=200
+            )
+        except httpx.TransportError:
+            said.append("cut off")
+            return
+        said.append(f"{answer.status_code} {answer.headers.get('retry-after')}")
+
+    victim = pid_of(part)
+    under_way = threading.Thread(target=ask)
+    under_way.start()
+    time.sleep(0.3)
+    os.kill(victim, signal.SIGKILL)
+    sample = client.sample(6, plan="fast")
+    under_way.join()
+    assert sample.content == sample_glb(bundle, 6, "fast")
+    allowed = {"SERVE_REPLICA::gateway#": "503 2", "SERVE_PROXY_ACTOR": "cut off"}
+    assert said[0] in ("200 None", allowed.get(part)), "no 500"
 
 
 def test_beyond_loopback_a_key_is_needed(store: Store, artifact: Artifact) -> None:

@@ -81,9 +81,9 @@ class BodyLimit:
 
 
 class Crowd:
-    """Refuses what is more than all replicas take on, before it is read.
+    """Refuses what is more than all replicas take on. The gateway would do so, too, but is a process farther away.
 
-    The gateway would refuse it, too, but is a process farther away.
+    Behind the limits of the body, so that who sends slowly, with whatever key, holds no place.
     """
 
     def __init__(self, app: ASGIApp, most: int) -> None:
@@ -156,7 +156,7 @@ def proxy_middlewares() -> list[Middleware]:
     limits = json.loads(os.environ.get(LIMITS_VARIABLE, DEFAULTS))
     most = limits.pop("most", None)
     crowd = [] if most is None else [Middleware(Crowd, most=most)]
-    return [*crowd, Middleware(BodyLimit, **limits), Middleware(Excused)]
+    return [Middleware(BodyLimit, **limits), *crowd, Middleware(Excused)]
 
 
 async def _refuse(send: Send, status: int, title: str, detail: str, retry_after_s: int | None = None) -> None:
