@@ -138,11 +138,12 @@ def growth(rows: list[dict[str, Any]], x: str, y: str) -> float:
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Two by two panels: time and memory, against size and number of objects."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, ScalarFormatter
 
     figure = Figure(figsize=(8.4, 5.6), layout="constrained")
     panels = figure.subplots(2, 2, sharex="col")
     for column, (x, shown, label) in enumerate(
-        (("size", ("size",), "voxels along each axis"), ("objects", ("table", "codebooks"), "objects"))
+        (("size", ("size",), "voxels of the field"), ("objects", ("table", "codebooks"), "objects"))
     ):
         for axes, (y, name) in zip(
             panels[:, column], (("step_ms", "CPU-ms per step"), ("memory_mib", "MiB"))
@@ -151,11 +152,15 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
                 own = [row for row in rows if row["series"] == series]
                 axes.plot([row[x] for row in own], [row[y] for row in own], "o-", label=series)
             axes.set(xscale="log", yscale="log", ylabel=name)
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(ScalarFormatter())
+            axes.yaxis.set_minor_formatter(NullFormatter())
             axes.grid(which="both", color="0.92", lw=0.6)
             axes.set_axisbelow(True)
         panels[1, column].set_xlabel(label)
-    panels[0, 0].set_xticks(SIZES, [f"{size}^3" for size in SIZES])
-    panels[0, 0].minorticks_off()
+    for axes in panels[:, 0]:
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticks(SIZES, [f"{size}^3" for size in SIZES])
     panels[0, 1].legend(frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

@@ -130,6 +130,6 @@ def test_the_ledger_goes_on_where_its_budget_ended_and_shares_what_it_can(tmp_pa
     assert several["cells"] == "base, one view"
     assert [row["name"] for row in tracker.tables["claims.json"]] == list(some)
 
-    again, tracker = ledger(statements=some)
+    again, tracker = ledger(statements=some, budget_s=0.0)
     assert again == whole and tracker.children == []
     assert json.dumps(again, allow_nan=False)

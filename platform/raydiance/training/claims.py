@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
-from annotated_types import Gt, MinLen
+from annotated_types import Ge, MinLen
 
 from raydiance.data.encode import EncodeSpec
 from raydiance.spec import spec, to_plain
@@ -30,7 +30,8 @@ class ClaimsSpec:
 
     statements: by name, in the order of measuring (training.statements). seeds: added to the experiment's. steps:
     numbers of network calls that the statement on them compares. budget_s: processor time of this machine
-    after which no more is begun (None: all); what is missing is named, and a later run goes on with it.
+    after which no more is begun (None: all; 0: what is there is collected); what is missing is named, and a later
+    run goes on with it.
     """
 
     train_autodecoder: AutodecoderTraining
@@ -39,7 +40,7 @@ class ClaimsSpec:
     steps: Annotated[tuple[int, ...], MinLen(2)] = (4, 8, 16, 32, 64)
     seeds: Annotated[tuple[int, ...], MinLen(1)] = (0, 1, 2)
     statements: Annotated[tuple[str, ...], MinLen(1)] = STATEMENTS
-    budget_s: Annotated[float, Gt(0)] | None = None
+    budget_s: Annotated[float, Ge(0)] | None = None
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.statements if name not in STATEMENTS]
@@ -141,15 +142,17 @@ def _fill(spec: ClaimsSpec, run: Run, cells: Sequence[Cell]) -> dict[str, Artifa
     spent = 0.0
     with run.progress.task("claims", total=len({cell.identity for cell in cells})) as shown:
         shown.update(len(kept))
-        for group, artifacts in zip(groups, run.map(measure, groups)):
+        results = run.map(measure, groups)
+        for group in groups:
+            if spec.budget_s is not None and spent >= spec.budget_s:
+                break
+            artifacts = next(results)
             for cell, artifact in zip(group.cells, artifacts, strict=True):
                 figures = artifact.read_json("cell.json")
                 kept[cell.identity] = artifact
                 spent += figures["seconds"]
                 _record(run, cell, artifact, figures)
                 shown.update(1, spent_s=spent)
-            if spec.budget_s is not None and spent > spec.budget_s:
-                break
     return kept
 
 
