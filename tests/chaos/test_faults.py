@@ -1,6 +1,7 @@
 """One trial of each fault that is over in seconds; `make chaos` does them all, and many times."""
 
 import os
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from random import Random
@@ -42,17 +43,17 @@ def one_trial(faults: Iterable[Fault], name: str, phase: str, folder: Path) -> N
     ("name", "phase"),
     [("F6", "server"), pytest.param("F7", "under MLflow", marks=pytest.mark.needs("postgres"))],
 )
-def test_a_training_does_not_wait_for_its_record(name: str, phase: str, tmp_path: Path) -> None:
-    """Servers are started, killed and started again: a quarter of a minute each."""
-    tmp_path.chmod(0o711)
-    one_trial(on_servers.FAULTS, name, phase, tmp_path)
+def test_a_training_does_not_wait_for_its_record(name: str, phase: str) -> None:
+    """Servers are started, killed and started again: half a minute each."""
+    with tempfile.TemporaryDirectory(prefix="raydiance-faults-") as name_of_folder:
+        folder = Path(name_of_folder)
+        folder.chmod(0o711)  # PostgreSQL has a user of its own
+        one_trial(on_servers.FAULTS, name, phase, folder)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    ("name", "phase"), [("F1 in Ray", "manifest"), ("F2", "training"), ("F3", "power"), ("F4", "head")]
-)
+@pytest.mark.parametrize(("name", "phase"), [("F1 in Ray", "manifest"), ("F2", "training"), ("F4", "head")])
 def test_ray_loses_a_part_of_itself_and_nothing_is_lost(name: str, phase: str, tmp_path: Path) -> None:
     """Real Rays are started and killed: a minute each."""
     one_trial((*on_ray.FAULTS, *on_stack.FAULTS), name, phase, tmp_path)

@@ -14,7 +14,7 @@ from raydiance.storage import ArtifactRef
 from raydiance.tuning.candidates import Candidate, build, candidates
 from raydiance.tuning.front import chosen, draw_front, front, learned, row
 from raydiance.tuning.judge import Score
-from raydiance.tuning.search import Result, StagedSearch, winners
+from raydiance.tuning.search import ATTEMPTS, Result, StagedSearch, winners
 
 TUNE = TuneSpec(num_trials=14, nfe=(4, 8, 16), teacher_nfe=32)
 LEARNING = replace(TUNE, learn=(4, 5), learn_starts=2)
@@ -148,13 +148,33 @@ def test_a_search_that_tune_gave_up_says_so() -> None:
     assert search.failure == "Ray Tune ended early"
 
 
-def test_a_failed_trial_ends_the_search_and_is_named() -> None:
+def test_a_trial_that_always_fails_ends_the_search_and_is_named() -> None:
     search = StagedSearch(TUNE, 0, [], {}, {}, lambda result: None)
-    config = search.suggest("a")
-    assert isinstance(config, dict)
-    search.on_trial_complete("a", error=True)
+    asked = []
+    for attempt in range(ATTEMPTS):
+        asked.append(search.suggest(f"{attempt}"))
+        search.on_trial_complete(f"{attempt}", error=True)
+    assert isinstance(asked[0], dict) and asked == [asked[0]] * ATTEMPTS
     assert search.suggest("b") == Searcher.FINISHED
-    assert search.failure is not None and json.loads(config["task"])["candidate"]["solver"] in search.failure
+    assert (
+        search.failure is not None and json.loads(asked[0]["task"])["candidate"]["solver"] in search.failure
+    )
+
+
+def test_trials_that_are_lost_once_are_tried_again() -> None:
+    searches = [StagedSearch(TUNE, 0, PARTS, {}, {}, lambda result: None) for _ in range(2)]
+    whole, lossy = (Driver(search) for search in searches)
+    whole.run()
+    lost: list[object] = []
+
+    def lose_each_once(asked: dict[str, object]) -> dict[str, str] | None:
+        lost.append(asked)
+        return whole.answer(asked) if lost.count(asked) == 2 else None
+
+    lossy.answer = lose_each_once  # type: ignore[assignment, method-assign]
+    lossy.run()
+    assert len(lossy.seen) == 2 * len(whole.seen)
+    assert searches[1].failure is None and searches[1].results == searches[0].results
 
 
 def some(nfe: int, error: float | None, frechet: float = 1.0, eta: float = 0.0) -> Result:

@@ -6,6 +6,7 @@ that was cut off and goes on ends with the same trials and the same plans as one
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,10 +21,11 @@ from raydiance.storage import ArtifactRef
 from raydiance.tuning.candidates import Candidate, build, candidates
 from raydiance.tuning.judge import Score
 
-__all__ = ["Result", "StagedSearch", "is_better", "scaled", "screened", "taught", "winners"]
+__all__ = ["ATTEMPTS", "Result", "StagedSearch", "is_better", "scaled", "screened", "taught", "winners"]
 
 SPREADS = 2.0  # standard errors that make a difference in Frechet distance
 SCREENED = 0.5  # the share of trials that screen
+ATTEMPTS = 3  # at a trial, which may be lost with its node
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ class StagedSearch(Searcher):
         self._starts, self._parts = [start for start, _ in parts], dict(teacher)
         self._on_result = on_result
         self._running: dict[str, dict[str, Any]] = {}
+        self._failures = Counter[str]()
         self._stages = iter((self._screening, self._scaling, self._learning))
         self._pending: list[dict[str, Any]] = [
             {"start": start, "stop": stop} for start, stop in parts if start not in teacher
@@ -162,14 +165,20 @@ class StagedSearch(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Take a trial's result in; the first failure ends the search."""
+        """Take a trial's result in. One that failed is tried again before others, at last it ends the search.
+
+        Not by Tune, which gives up a trial that was to begin where another had ended, if that place is lost.
+        """
         config = self._running.pop(trial_id, None)
         if config is None:
             return  # Tune tells of a trial again when its end did not go well
         if error or not result:
-            self._failure = (
-                self._failure or f"the trial {canonical_json(config)} failed (its error stands above)"
-            )
+            name = canonical_json(config)
+            self._failures[name] += 1
+            if self._failures[name] < ATTEMPTS:
+                self._pending.insert(0, config)
+            else:
+                self._failure = self._failure or f"the trial {name} failed (its error stands above)"
         elif "part" in result:
             self._parts[config["start"]] = ArtifactRef(**json.loads(result["part"]))
         else:

@@ -132,10 +132,7 @@ def _fit(task: Task, search: StagedSearch) -> None:
             trainable,
             tune_config=ray_tune.TuneConfig(
                 search_alg=search,
-                num_samples=spec.num_trials
-                + _learners(spec)
-                + len(_parts(spec))
-                + 1,  # one more, to hear that it has ended
+                num_samples=-1,  # the search says when it has ended
                 max_concurrent_trials=_concurrency(spec),
                 reuse_actors=True,
                 trial_dirname_creator=_trial_folder,
@@ -144,7 +141,6 @@ def _fit(task: Task, search: StagedSearch) -> None:
                 name="search",
                 storage_path=folder,
                 verbose=0,
-                failure_config=ray_tune.FailureConfig(max_failures=2),
             ),
         ).fit()
 
