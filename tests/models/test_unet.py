@@ -153,6 +153,25 @@ def test_checkpointing_changes_memory_alone():
 
 
 @pytest.mark.parametrize(
+    "changes",
+    [
+        {"multipliers": (1, 2), "num_classes": 3, "checkpointing": True},
+        {"multipliers": (), "attention_levels": (), "resolution": 4, "global_width": 16, "basis": 8},
+    ],
+    ids=["convolutions", "directions"],
+)
+def test_a_network_is_one_graph(changes):
+    """Nothing in it makes torch.compile fall back to Python."""
+    network = awake(spec(2, **changes | {"out_channels": 2}))
+    for fixed in (each for each in network.parameters() if not each.requires_grad):
+        fixed.data.abs_()  # variances
+    x, level = torch.randn(2, 2, 4, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0.1, -0.4])
+    given = Condition(labels=torch.tensor([0, 2])) if "num_classes" in changes else Condition()
+    compiled = torch.compile(network, fullgraph=True, backend="eager", dynamic=False)
+    torch.testing.assert_close(compiled(x, level, condition=given), network(x, level, condition=given))
+
+
+@pytest.mark.parametrize(
     ("condition", "place"),
     [
         (Condition(vector=torch.zeros(1, 5)), "vector_dim"),

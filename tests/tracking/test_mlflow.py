@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
+from PIL import Image
 
 from raydiance.errors import TrackingError
 from raydiance.storage import Store
@@ -56,6 +57,8 @@ def test_a_run_holds_what_was_told(url: str, experiment: str, tmp_path: Path) ->
         tracker.log_metrics({"psnr": 24.0})
         for step in (0, 10):
             tracker.log_image("samples/sheet", np.full((8, 8, 3), step, np.uint8), step)
+        turning = np.stack([np.full((8, 8, 3), 40 * frame, np.uint8) for frame in range(4)])
+        tracker.log_film("turntable", turning, 10)
         figure = Figure()
         figure.subplots().plot([1, 2])
         tracker.log_figure("figures/loss.png", figure)
@@ -69,6 +72,9 @@ def test_a_run_holds_what_was_told(url: str, experiment: str, tmp_path: Path) ->
     assert run.info.run_name == "render"
     assert run.data.params == {"model.width": "8", "model.levels": "[1, 2]", "name": "x", "ema": "null"}
     assert run.data.metrics == {"loss": 0.2, "lr": 0.1, "psnr": 24.0}
+    film = client.download_artifacts(tracker.run_id, "films/turntable_00000010.gif", str(tmp_path))
+    with Image.open(film) as played:
+        assert played.n_frames == 4 and played.size == (8, 8)
     history = client.get_metric_history(tracker.run_id, "loss")
     assert [(point.step, point.value) for point in history] == [(step, 1.0 / (step + 1)) for step in range(5)]
     assert run.data.tags["mlflow.note.content"] == "A **note**."

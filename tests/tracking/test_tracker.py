@@ -21,6 +21,7 @@ def tell(tracker: Tracker, store: Store, file: Path) -> None:
     tracker.log_metrics({"loss": 2.0}, step=0)
     tracker.log_metrics({"loss": 1.0}, step=1)
     tracker.log_image("sheet", np.zeros((4, 4, 3), np.uint8), step=1)
+    tracker.log_film("turntable", np.zeros((2, 4, 4, 3), np.uint8), step=1)
     tracker.log_text("report.html", "<p>hello")
     tracker.log_table("cells.json", [{"a": 1}, {"b": "x"}])
     tracker.log_file(file, "files")
@@ -74,6 +75,12 @@ def test_a_parameter_is_written_once() -> None:
 def test_an_image_is_bytes_with_three_or_four_channels(image: np.ndarray) -> None:
     with pytest.raises(TrackingError, match="needs uint8"):
         MemoryTracker().log_image("sheet", image)
+
+
+@pytest.mark.parametrize("frames", [np.zeros((4, 4, 3), np.uint8), np.zeros((0, 4, 4, 3), np.uint8)])
+def test_a_film_is_frames_of_bytes(frames: np.ndarray) -> None:
+    with pytest.raises(TrackingError, match="needs uint8"):
+        MemoryTracker().log_film("turntable", frames)
 
 
 def test_flatten() -> None:

@@ -185,6 +185,17 @@ def test_seed_and_nothing_else_decides(store):
     assert curves[0] == curves[1] != curves[2]
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # of inductor's own imports
+def test_a_compiled_network_takes_the_same_steps(store):
+    curves = []
+    for compiled in (False, True):
+        w = worker(store)
+        state = fit(Toy(), loop(compile=compiled), worker=w, run_name=f"compile-{compiled}", seed=1)
+        curves.append(losses(w.tracker))
+        assert "0.weight" in state.averaged()  # names are as they were
+    assert curves[1] == pytest.approx(curves[0], rel=1e-4)
+
+
 def test_every_epoch_visits_every_item_once():
     batches = [Batch(5, step, range(4), 4) for step in range(10)]
     items = [item for batch in batches for item in batch.items(8)]

@@ -4,6 +4,7 @@ import getpass
 import json
 import shlex
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from raydiance.errors import TrackingError
 from raydiance.spec import to_plain
@@ -29,7 +31,7 @@ from raydiance.tracking.mlflow_client import (
 )
 from raydiance.tracking.mlflow_registry import MlflowRegistry
 from raydiance.tracking.provenance import dvc_tags, job_tags
-from raydiance.tracking.tracker import Status, check_image, flatten, status_of
+from raydiance.tracking.tracker import Status, check_film, check_image, flatten, status_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,7 +42,9 @@ PIPELINE = "raydiance.pipeline"
 PARENT = "mlflow.parentRunId"
 
 T = TypeVar("T")
-# what is written behind the caller's back: a metric, or (key, image, step)
+FRAME_MS = 80
+
+# what is written behind the caller's back: a metric, or (key, image or film, step)
 Entry = entities.Metric | tuple[str, NDArray[np.uint8], int]
 
 
@@ -130,6 +134,9 @@ class MlflowTracker:
     def log_image(self, key: str, image: NDArray[np.uint8], step: int | None = None) -> None:
         self._buffer.put((key, check_image(key, image).copy(), step or 0))
 
+    def log_film(self, key: str, frames: NDArray[np.uint8], step: int | None = None) -> None:
+        self._buffer.put((key, check_film(key, frames).copy(), step or 0))
+
     def log_figure(self, name: str, figure: "Figure") -> None:
         with errors(self.url, f"write {name}"):
             self._client.log_figure(self.run_id, figure, name)
@@ -208,7 +215,18 @@ class MlflowTracker:
             for entry in entries:
                 if not isinstance(entry, entities.Metric):
                     key, image, step = entry
-                    self._client.log_image(self.run_id, image, key=key, step=step, synchronous=True)
+                    if image.ndim == 4:
+                        self._write_film(f"{key}_{step:08d}.gif", image)
+                    else:
+                        self._client.log_image(self.run_id, image, key=key, step=step, synchronous=True)
+
+    def _write_film(self, name: str, frames: NDArray[np.uint8]) -> None:
+        """A GIF, because it is what MLflow's page plays."""
+        pictures = [Image.fromarray(frame) for frame in frames]
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / name
+            pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=FRAME_MS, loop=0)
+            self._client.log_artifact(self.run_id, str(path), "films")
 
 
 def _join(url: str, run_id: str) -> MlflowTracker:

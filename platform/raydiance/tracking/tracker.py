@@ -16,7 +16,16 @@ from raydiance.tracking.registry import MemoryRegistry, Registry
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["MemoryTracker", "NullTracker", "Status", "Tracker", "check_image", "flatten", "status_of"]
+__all__ = [
+    "MemoryTracker",
+    "NullTracker",
+    "Status",
+    "Tracker",
+    "check_film",
+    "check_image",
+    "flatten",
+    "status_of",
+]
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
@@ -43,6 +52,9 @@ class Tracker(Protocol):
 
     def log_image(self, key: str, image: NDArray[np.uint8], step: int | None = None) -> None:
         """A picture, uint8 [H,W,3] or [H,W,4]; the same key at several steps gives a step slider."""
+
+    def log_film(self, key: str, frames: NDArray[np.uint8], step: int | None = None) -> None:
+        """Moving pictures, uint8 [T,H,W,3], kept as films/KEY_STEP.gif, which plays in the record."""
 
     def log_figure(self, name: str, figure: "Figure") -> None:
         """A matplotlib figure as an image file, for example "loss.png"."""
@@ -97,6 +109,9 @@ class NullTracker:
     def log_image(self, key: str, image: NDArray[np.uint8], step: int | None = None) -> None:
         pass
 
+    def log_film(self, key: str, frames: NDArray[np.uint8], step: int | None = None) -> None:
+        pass
+
     def log_figure(self, name: str, figure: "Figure") -> None:
         pass
 
@@ -148,6 +163,7 @@ class MemoryTracker:
         self.params: dict[str, object] = {}
         self.metrics: dict[str, list[tuple[int | None, float]]] = {}
         self.images: dict[str, list[tuple[int | None, NDArray[np.uint8]]]] = {}
+        self.films: dict[str, list[tuple[int | None, NDArray[np.uint8]]]] = {}
         self.figures: dict[str, Figure] = {}
         self.texts: dict[str, str] = {}
         self.tables: dict[str, list[dict[str, object]]] = {}
@@ -173,6 +189,9 @@ class MemoryTracker:
 
     def log_image(self, key: str, image: NDArray[np.uint8], step: int | None = None) -> None:
         self.images.setdefault(key, []).append((step, check_image(key, image).copy()))
+
+    def log_film(self, key: str, frames: NDArray[np.uint8], step: int | None = None) -> None:
+        self.films.setdefault(key, []).append((step, check_film(key, frames).copy()))
 
     def log_figure(self, name: str, figure: "Figure") -> None:
         self.figures[name] = figure
@@ -237,3 +256,10 @@ def check_image(key: str, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
             f"image {key!r}: needs uint8 [H,W,3] or [H,W,4], got {image.dtype} {list(image.shape)}"
         )
     return image
+
+
+def check_film(key: str, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The frames, if they are uint8 [T,H,W,3]. Raises TrackingError otherwise."""
+    if frames.dtype != np.uint8 or frames.ndim != 4 or not len(frames) or frames.shape[3] != 3:
+        raise TrackingError(f"film {key!r}: needs uint8 [T,H,W,3], got {frames.dtype} {list(frames.shape)}")
+    return frames

@@ -19,7 +19,7 @@ from raydiance.data.views import ViewDataset
 from raydiance.diffusion import grids, plans, sampling, schedules
 from raydiance.diffusion.preconditioning import expand
 from raydiance.errors import ConfigError
-from raydiance.fields import VoxelField, orbit_cameras, render_views
+from raydiance.fields import VoxelField, orbit_cameras, render_views, turntable
 from raydiance.models import (
     Condition,
     FieldDecoder,
@@ -43,8 +43,9 @@ from raydiance.training.texts import read_texts
 __all__ = ["DiffusionObjective", "train_diffusion"]
 
 Training: TypeAlias = DiffusionTraining | PixelTraining | RadianceTraining
-Show: TypeAlias = Callable[[Tensor], NDArray[np.uint8]]
+Show: TypeAlias = Callable[[Tensor], dict[str, NDArray[np.uint8]]]
 
+FRAMES = 24  # of a turntable
 REFERENCE_FAN_IN = (
     1024  # a 3 x 3 x 3 convolution of 38 channels; the global path's first layer has 4096 and more
 )
@@ -53,8 +54,8 @@ REFERENCE_FAN_IN = (
 class DiffusionObjective(Objective):
     """The network against normalised latents [N, C, *] at random noise levels.
 
-    show: makes a picture of denoised samples [B, C, *]; without it there are no previews. view_loss: of the
-    estimate of the data at a noise level, beside the loss on the data itself, with its weight.
+    show: makes pictures and films of denoised samples [B, C, *]; without it there are no previews. view_loss:
+    of the estimate of the data at a noise level, beside the loss on the data itself, with its weight.
     """
 
     model: UNet
@@ -131,7 +132,7 @@ class DiffusionObjective(Objective):
 
     @torch.no_grad()
     def preview(self, weights: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-        """A picture of samples of the given weights; the same seeds at every step."""
+        """Pictures of samples of the given weights; the same seeds at every step."""
         if self.show is None:
             return {}
         training = self.training_spec
@@ -146,7 +147,7 @@ class DiffusionObjective(Objective):
                 for index in range(training.preview_samples)
             ]
         )
-        return {"samples": self.show(sampling.sample(self.preconditioning.noise_predictor(network), plan, x))}
+        return self.show(sampling.sample(self.preconditioning.noise_predictor(network), plan, x))
 
 
 @dataclass(frozen=True)
@@ -274,13 +275,16 @@ def _decoded(decoder: FieldDecoder, statistics: RobustStatistics, latents: Tenso
     return VoxelField(decoder(statistics.denormalise(latents.float())))
 
 
-def _views(decode: Callable[[Tensor], VoxelField], size: int, latents: Tensor) -> NDArray[np.uint8]:
-    """Decoded latents seen from one side, beside each other: [size, B size, 3]."""
+def _views(
+    decode: Callable[[Tensor], VoxelField], size: int, latents: Tensor
+) -> dict[str, NDArray[np.uint8]]:
+    """Decoded latents seen from one side, beside each other, [size, B size, 3], and the first of them turning."""
     field = decode(latents)
     camera = orbit_cameras(1, size=size, radius=3.0, fov_degrees=40.0, elevation_degrees=25.0)
     views = render_views(field, camera, num_samples=64).colour[:, 0]
     sheet = views.permute(1, 0, 2, 3).reshape(size, -1, 3)
-    return (sheet.clamp(0, 1) * 255).round().byte().numpy()
+    film = turntable(field[0], num_frames=FRAMES, size=size, num_samples=64)
+    return {"samples": (sheet.clamp(0, 1) * 255).round().byte().numpy(), "turntable": film}
 
 
 def _view_loss(payload: Payload, worker: Worker) -> ViewLoss | None:
@@ -299,8 +303,8 @@ def _view_loss(payload: Payload, worker: Worker) -> ViewLoss | None:
     return ViewLoss(training.rendering, FieldCode.of(latents, worker.device), views, objects)
 
 
-def pixel_sheet(pixels: Tensor) -> NDArray[np.uint8]:
+def pixel_sheet(pixels: Tensor) -> dict[str, NDArray[np.uint8]]:
     """Grey images with ink from -1 to 1, [B, H, W] or [B, 1, H, W], beside each other: [H, B W, 3]."""
     images = pixels.float().reshape(len(pixels), *pixels.shape[-2:])
     sheet = torch.cat(list(((1 - images) / 2).clamp(0, 1)), dim=1)
-    return (sheet * 255).round().byte()[..., None].expand(*sheet.shape, 3).contiguous().numpy()
+    return {"samples": (sheet * 255).round().byte()[..., None].expand(*sheet.shape, 3).contiguous().numpy()}

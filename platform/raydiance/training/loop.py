@@ -40,6 +40,7 @@ class LoopSpec:
     accumulate: into so many parts each worker's share of a batch is split, one behind the other, to save memory.
     max_returns: so often training goes back to the last good checkpoint, to go on with other noise and another
     order, where loss or gradient is not finite, or the loss is max_spike (0: never mind) times its recent median.
+    compile: the network by torch.compile, which takes a minute and a C++ compiler, and is worth it on GPUs.
     precision: of networks, see training.precision; "auto" is bfloat16 on a GPU that has it.
     `ema_widths`: averages of these widths (sigma_rel) are kept at each checkpoint, from which one of any width can
     be made afterwards: see training.averages.
@@ -53,6 +54,7 @@ class LoopSpec:
     betas: tuple[float, float] = (0.9, 0.99)
     clip_norm: float = 1.0
     accumulate: int = 1
+    compile: bool = False
     precision: PrecisionName = "auto"
     max_returns: int = 2
     max_spike: float = 0.0
@@ -101,7 +103,7 @@ class Objective(nn.Module):
         return [{"params": list(self.model.parameters())}]
 
     def preview(self, weights: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-        """Pictures (uint8 [H, W, 3]) of what the given weights do; none by default."""
+        """Pictures (uint8 [H, W, 3]) and films ([T, H, W, 3]) of what the given weights do; none by default."""
         return {}
 
 
@@ -135,6 +137,8 @@ def fit(objective: Objective, loop: LoopSpec, *, worker: Worker, run_name: str, 
             batch = Batch(seed + RETURNED * state.returns, state.step, indices, loop.batch_size)
             if throughput.flops is None:
                 throughput.count(module, batch.parts(loop.accumulate)[0], loop.accumulate)
+                if loop.compile:
+                    objective.model.compile(dynamic=False)
             try:
                 with throughput.step():
                     metrics = train_step(module, state, loop, batch, checkpoints, precision)
@@ -147,8 +151,9 @@ def fit(objective: Objective, loop: LoopSpec, *, worker: Worker, run_name: str, 
                 told = {f"train/{k}": v for k, v in metrics.items()} | throughput.read()
                 worker.tracker.log_metrics(told, step=state.step)
             if worker.rank == 0 and (last or state.step % loop.preview_every == 0):
-                for key, image in objective.preview(state.averaged()).items():
-                    worker.tracker.log_image(key, image, step=state.step)
+                for key, shown in objective.preview(state.averaged()).items():
+                    log = worker.tracker.log_film if shown.ndim == 4 else worker.tracker.log_image
+                    log(key, shown, step=state.step)
             if last or state.step % loop.checkpoint_every == 0:
                 reports.checkpoint(state, metrics, last=last)
     return state
