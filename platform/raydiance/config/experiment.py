@@ -50,16 +50,25 @@ __all__ = [
 
 
 @spec
-class LatentExperiment:
+class Common:
+    """What every experiment has: its name, how large it is, its seed, and where it runs and is recorded."""
+
+    name: str
+    size: str
+    seed: int = 0
+    cluster: ClusterSpec = ClusterSpec()
+    tracking: TrackingSpec = TrackingSpec()
+    store: StoreSpec = StoreSpec()
+
+
+@spec
+class LatentExperiment(Common):
     """Meshes -> views -> autodecoder -> normalised latents -> latent diffusion -> plans -> bundle.
 
     `source` is what `ingest` reads; it stands at the root because it is what one changes first.
     """
 
     kind: Literal["latent"] = "latent"
-    name: str
-    size: str
-    seed: int = 0
     source: str = "procedural:furniture"
     ingest: IngestSpec = IngestSpec()
     render: RenderSpec = RenderSpec()
@@ -71,9 +80,6 @@ class LatentExperiment:
     evaluate: EvaluateSpec = EvaluateSpec()
     publish: PublishSpec = PublishSpec()
     serve: ServeSpec = ServeSpec()
-    cluster: ClusterSpec = ClusterSpec()
-    tracking: TrackingSpec = TrackingSpec()
-    store: StoreSpec = StoreSpec()
 
     def __post_init__(self) -> None:
         _check_source("ingest", self.ingest.source, self.source)
@@ -91,21 +97,15 @@ class LatentExperiment:
 
 
 @spec
-class DigitsExperiment:
+class DigitsExperiment(Common):
     """Digits -> denoisers of their pixels, on two schedules -> plans, and the tables of samplers."""
 
     kind: Literal["digits"] = "digits"
-    name: str
-    size: str
-    seed: int = 0
     digits: DigitsSpec = DigitsSpec()
     train_diffusion: PixelTraining = PixelTraining()
     train_cosine: PixelTraining = PixelTraining(schedule="cosine")
     tune: TuneSpec = TuneSpec()
     sampler_table: SamplerTableSpec = SamplerTableSpec()
-    cluster: ClusterSpec = ClusterSpec()
-    tracking: TrackingSpec = TrackingSpec()
-    store: StoreSpec = StoreSpec()
 
     def __post_init__(self) -> None:
         for stage, training in (
@@ -120,13 +120,10 @@ class DigitsExperiment:
 
 
 @spec
-class DiffrfExperiment:
+class DiffrfExperiment(Common):
     """Meshes -> views -> a radiance field of each object -> diffusion of fields -> samples."""
 
     kind: Literal["diffrf"] = "diffrf"
-    name: str
-    size: str
-    seed: int = 0
     source: str = "procedural:furniture"
     ingest: IngestSpec = IngestSpec()
     render: RenderSpec = RenderSpec()
@@ -137,9 +134,6 @@ class DiffrfExperiment:
     evaluate: FieldEvaluation = FieldEvaluation()
     complete: FieldCompletion = FieldCompletion()
     reconstruct: FieldReconstruction = FieldReconstruction()
-    cluster: ClusterSpec = ClusterSpec()
-    tracking: TrackingSpec = TrackingSpec()
-    store: StoreSpec = StoreSpec()
 
     def __post_init__(self) -> None:
         _check_source("ingest", self.ingest.source, self.source)
@@ -151,38 +145,26 @@ class DiffrfExperiment:
 
 
 @spec
-class CaptureExperiment:
+class CaptureExperiment(Common):
     """A posed capture -> its radiance field, meshes and film."""
 
     kind: Literal["capture"] = "capture"
-    name: str
-    size: str
-    seed: int = 0
     source: str = ""
     fit: CaptureFit = CaptureFit()
-    cluster: ClusterSpec = ClusterSpec()
-    tracking: TrackingSpec = TrackingSpec()
-    store: StoreSpec = StoreSpec()
 
     def __post_init__(self) -> None:
         _check_source("fit.capture", self.fit.capture.source, self.source)
 
 
 @spec
-class ArticulatedExperiment:
+class ArticulatedExperiment(Common):
     """Articulated objects in random poses -> fields with and without skinning -> what it brings."""
 
     kind: Literal["articulated"] = "articulated"
-    name: str
-    size: str
-    seed: int = 0
     articulate: ArticulateSpec = ArticulateSpec()
     train_articulated: ArticulatedTraining = ArticulatedTraining()
     train_static: ArticulatedTraining = ArticulatedTraining(model=ArticulatedSpec(skinning=False))
     evaluate: ArticulatedEvaluation = ArticulatedEvaluation()
-    cluster: ClusterSpec = ClusterSpec()
-    tracking: TrackingSpec = TrackingSpec()
-    store: StoreSpec = StoreSpec()
 
     def __post_init__(self) -> None:
         moving, still = self.train_articulated, self.train_static
@@ -194,20 +176,14 @@ class ArticulatedExperiment:
 
 
 @spec
-class ClaimsExperiment:
+class ClaimsExperiment(Common):
     """Meshes -> views -> the statements of the sources, each with its trainings."""
 
     kind: Literal["claims"] = "claims"
-    name: str
-    size: str
-    seed: int = 0
     source: str = "procedural:furniture"
     ingest: IngestSpec = IngestSpec()
     render: RenderSpec = RenderSpec()
     claims: ClaimsSpec
-    cluster: ClusterSpec = ClusterSpec()
-    tracking: TrackingSpec = TrackingSpec()
-    store: StoreSpec = StoreSpec()
 
     def __post_init__(self) -> None:
         _check_source("ingest", self.ingest.source, self.source)
