@@ -35,7 +35,10 @@ def submit(folder: Path, environment: dict[str, str]) -> dict[str, float]:
     for line in process.stderr:
         print(line, end="")
         now = time.monotonic() - began
-        seen.setdefault("submitted" if line.startswith("submitted") else "first_line", now)
+        # what stands between the two is Ray's
+        first = {"submitted": "submitted", "stage": "first_line"}.get(line.split(" ")[0])
+        if first:
+            seen.setdefault(first, now)
     if process.wait():
         raise SystemExit(f"the job ended with {process.returncode}")
     return seen | {"end": time.monotonic() - began}

@@ -51,6 +51,10 @@ class Plan:
     @property
     def most_lost(self) -> int:
         """I2: the steps of an interval, and those that are done while a checkpoint is written."""
+        if self.store.startswith(
+            "s3://"
+        ):  # a write may take as long as an interval; the next one waits for it
+            return 2 * self.checkpoint_every
         return self.checkpoint_every + WHILE_WRITTEN
 
 

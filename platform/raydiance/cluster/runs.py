@@ -93,11 +93,11 @@ def execute(command: Command, job: Job, *, ray: bool = False) -> Pointer | None:
         delete_checkpoints(store, name)
     parent = command.parent or parent_of(experiment, command.stage)
     started = time.monotonic()
+    _announce(experiment, command.stage, name)
     with (
         open_record(experiment, command.stage, name, parent) as tracker,
         _connected(experiment, ray),
     ):
-        _announce(experiment, command.stage, name)
         curves, meter = Curves(), Meter()
         tell_how_to_repeat(experiment, inputs, tracker)
         run = open_run(experiment, name, store, tracker, curves, inputs, meter)
