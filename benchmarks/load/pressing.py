@@ -6,14 +6,14 @@ import sys
 from typing import Any
 
 from benchmarks.load.arrivals import SEEDS, Load, latent
-from benchmarks.load.case import CROWD, SPEC, Case, pids, rss_mb
+from benchmarks.load.case import SPEC, Case, pids, rss_mb
 
 from raydiance.generation import load_bundle, sample_glb
 
 __all__ = ["identical", "knee", "overload"]
 
 KNEE, BEYOND = (0.5, 0.7, 0.8, 0.9, 1.0), (1.5, 2.0, 4.0)
-CAPACITY_S, CALM_S = 10.0, 8.0
+CALM_S = 8.0
 PLANS = ("fast", "default", "stochastic", "ddim-20")
 GLBS = 24
 
@@ -23,7 +23,7 @@ def knee(case: Case) -> dict[str, Any]:
 
     async def go() -> dict[str, Any]:
         async with Load(url, latent(case.plan)) as load:
-            service_s, capacity = await load.capacity(CAPACITY_S, CROWD)
+            service_s, capacity = await case.capacity(load)
             found: dict[str, Any] = {"service_s": service_s, "capacity_per_s": round(capacity, 2)}
             held = {}
             for share in KNEE:
@@ -42,7 +42,7 @@ def overload(case: Case) -> dict[str, Any]:
 
     async def go() -> dict[str, Any]:
         async with Load(url, latent(case.plan)) as load:
-            service_s, capacity = await load.capacity(CAPACITY_S, CROWD)
+            service_s, capacity = await case.capacity(load)
             bound_s = (SPEC.queue + 1) * service_s * 1.5
             found: dict[str, Any] = {"service_s": service_s, "capacity_per_s": round(capacity, 2)}
             found["p99_bound_s"] = round(bound_s, 3)
@@ -99,7 +99,7 @@ def identical(case: Case) -> dict[str, Any]:
     async def go() -> dict[str, Any]:
         async with Load(url, body) as load:
             load.known = truth
-            service_s, capacity = await load.capacity(CAPACITY_S, CROWD)
+            service_s, capacity = await case.capacity(load)
             seen = await load.poisson(0.9 * capacity, case.seconds)
             held = {
                 "bytes of the library": load.different == 0,

@@ -9,14 +9,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from benchmarks.load.arrivals import SEEDS, Load, Moment, Seen, latent, quantile
-from benchmarks.load.case import CROWD, Case, pids
+from benchmarks.load.case import Case, pids
 
 from raydiance.errors import RequestError
 from raydiance.serving import AsyncClient
 
 __all__ = ["faults", "killed", "rolling"]
 
-CAPACITY_S = 8.0
 KILL_AT_S = 6.0
 NORMAL_WITHIN_S = 10.0
 PARTS = ("controller", "proxy", "gateway")
@@ -29,7 +28,7 @@ def killed(case: Case) -> dict[str, Any]:
 
     async def go() -> dict[str, Any]:
         async with Load(url, latent(case.plan)) as load:
-            service_s, capacity = await load.capacity(CAPACITY_S, CROWD)
+            service_s, capacity = await case.capacity(load)
             asking = asyncio.create_task(load.poisson(0.6 * capacity, case.seconds + 2 * KILL_AT_S))
             began = time.perf_counter()
             victim = pids("replica")[0]
@@ -98,7 +97,7 @@ def faults(case: Case) -> dict[str, Any]:
         found: dict[str, Any] = {}
         held: dict[str, bool] = {}
         async with Load(url, latent(case.plan)) as load:
-            service_s, capacity = await load.capacity(CAPACITY_S, CROWD)
+            service_s, capacity = await case.capacity(load)
             for part in PARTS:
                 end, told, known = asyncio.Event(), list[str](), dict[int, str]()
                 patience = [asyncio.create_task(patient(end, told, known)) for _ in range(PATIENT)]
@@ -138,7 +137,7 @@ def rolling(case: Case) -> dict[str, Any]:
 
     async def go() -> dict[str, Any]:
         async with Load(url, latent(case.plan)) as load:
-            service_s, capacity = await load.capacity(CAPACITY_S, CROWD)
+            service_s, capacity = await case.capacity(load)
             end, parts = asyncio.Event(), list[Seen]()
             asking = asyncio.create_task(keep_asking(load, 0.6 * capacity, end, parts))
             began, took = time.perf_counter(), list[float]()
