@@ -169,8 +169,15 @@ def _zip(files: Mapping[str, bytes]) -> bytes:
 
 def told(bundle: Bundle, request: SampleRequest, form: Format, seeds: Sequence[int]) -> dict[str, Any]:
     """What a file of these seeds says about itself: enough to make the same bytes again."""
-    told_of = {"category": request.category, "text": request.text, "guidance": request.guidance}
-    said = dict(stamp(bundle, seeds[0], request.plan_name, **told_of)["raydiance"])
+    stamped = stamp(
+        bundle,
+        seeds[0],
+        request.plan_name,
+        category=request.category,
+        text=request.text,
+        guidance=request.guidance,
+    )
+    said = dict(stamped["raydiance"])
     drawn = {
         Format.png: ("size", "views"),
         Format.views: ("size", "views"),
