@@ -17,7 +17,8 @@ soak       --count requests of several kinds, 8 at a time, to one process withou
 Open-loop Poisson arrivals over HTTP, latency from the moment a request was due. Without --store a small
 bundle of random weights is served with a plan of many calls, so that most of the work is the network's. C, the
 capacity, is what comes back with 16 requests always under way. Each test prints a line of JSON: what it found,
-and what is asked of it as `held`. Of several tests the first six share one endpoint.
+and what is asked of it as `held`; after --limit seconds nothing more is asked, and what there is is counted. Of
+several tests the first six share one endpoint.
 """
 
 import argparse
@@ -69,7 +70,8 @@ def served(arguments: argparse.Namespace) -> Iterator[Case]:
         plan = arguments.plan or ("standard" if arguments.store else "ddim-20")
         given = {key: vars(arguments)[key] for key in ("seconds", "replicas", "updates", "count")}
         given = {key: value for key, value in given.items() if value}
-        yield Case(store, tuple(refs), plan, ray=arguments.ray, **given)
+        until = time.monotonic() + arguments.limit
+        yield Case(store, tuple(refs), plan, ray=arguments.ray, until=until, **given)
 
 
 def run(name: str, case: Case, out: Path | None) -> bool:
@@ -99,6 +101,9 @@ def main() -> int:
     parser.add_argument("--updates", type=int, help="of the alias")
     parser.add_argument("--count", type=int, help="requests of the soak")
     parser.add_argument("--no-ray", dest="ray", action="store_false", help="for drain")
+    parser.add_argument(
+        "--limit", type=float, default=165.0, help="seconds, after which nothing more is asked"
+    )
     parser.add_argument("--out", type=Path, help="a file to which the lines are added")
     arguments = parser.parse_args()
     names = list(TESTS) if "all" in arguments.tests else arguments.tests

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from benchmarks.load.arrivals import Load
+from benchmarks.load.arrivals import Body, Load
 
 from raydiance.config import ClusterSpec, ServeSpec
 from raydiance.storage import ArtifactRef, Store
@@ -47,7 +47,12 @@ class Case:
     ray: bool = True
     meant: list[ArtifactRef] = field(default_factory=list)
     url: str = ""
+    until: float = float("inf")
     measured: list[tuple[float, float]] = field(default_factory=list)
+
+    def load(self, url: str, body: Body) -> Load:
+        """Requests to an endpoint for as long as there is time."""
+        return Load(url, body, self.until)
 
     async def capacity(self, load: Load) -> tuple[float, float]:
         """(seconds of one request alone, requests per second at most), measured once for an endpoint."""

@@ -26,7 +26,7 @@ def canary(case: Case) -> dict[str, Any]:
     trial = write_bundle(case.store, "tiny", broken)
 
     async def go() -> dict[str, Any]:
-        async with Load(url, latent(case.plan)) as load:
+        async with case.load(url, latent(case.plan)) as load:
             service_s, capacity = await case.capacity(load)
             seen = await load.poisson(0.5 * capacity, case.seconds)
             async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
@@ -57,7 +57,7 @@ def scaling(case: Case) -> dict[str, Any]:
         return None
 
     async def keep_asking(load: Load, rate: float, parts: list[Seen]) -> None:
-        while True:
+        while load.has_time:
             parts.append(await load.poisson(rate, 2.0, seed=len(parts)))
 
     async def under(load: Load, rate: float, wanted: int, within_s: float) -> tuple[float | None, Seen]:
@@ -73,7 +73,7 @@ def scaling(case: Case) -> dict[str, Any]:
         return took, whole
 
     async def go() -> dict[str, Any]:
-        async with Load(url, latent(case.plan)) as load:
+        async with case.load(url, latent(case.plan)) as load:
             service_s, capacity = await case.capacity(load)
             added_s, busy = await under(load, 1.6 * capacity, 2, ADDED_WITHIN_S)
             with_two = await load.poisson(capacity, 8.0)
