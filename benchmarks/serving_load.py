@@ -17,19 +17,20 @@ soak       --count requests of several kinds, 8 at a time, to one process withou
 Open-loop Poisson arrivals over HTTP, latency from the moment a request was due. Without --store a small
 bundle of random weights is served with a plan of many calls, so that most of the work is the network's. C, the
 capacity, is what comes back with 16 requests always under way. Each test prints a line of JSON: what it found,
-and what is asked of it as `held`. Several tests run one after the other, each in a process of its own.
+and what is asked of it as `held`; after --limit seconds nothing more is asked, and what there is is counted. Of
+several tests the first six share one endpoint.
 """
 
 import argparse
 import json
 import logging
 import os
-import subprocess
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -53,11 +54,12 @@ TESTS: dict[str, Callable[[Case], dict[str, Any]]] = {
     "drain": ending.drain,
     "soak": ending.soak,
 }
-LIMIT_S = 200.0
+SHARING = ("knee", "overload", "identical", "killed", "faults", "rolling")
 
 
-def run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """One test on an endpoint of its own."""
+@contextmanager
+def served(arguments: argparse.Namespace) -> Iterator[Case]:
+    """What is tested, in a store that is there or one of small bundles."""
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     warnings.simplefilter("ignore")  # Serve's own, when it is taken down
     with tempfile.TemporaryDirectory() as folder:
@@ -66,18 +68,25 @@ def run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         if not arguments.store:
             refs = [tiny_bundle(store, seed=seed).ref for seed in (0, 1)]
         plan = arguments.plan or ("standard" if arguments.store else "ddim-20")
-        case = Case(store, tuple(refs), plan)
-        given = {
-            key: value
-            for key in ("seconds", "replicas", "updates", "count")
-            if (value := vars(arguments)[key])
-        }
-        case = replace(case, **given, ray=arguments.ray)
-        began = time.monotonic()
-        found = TESTS[name](case)
-    told = {"test": name, "plan": plan, "took_s": round(time.monotonic() - began, 1)}
+        given = {key: vars(arguments)[key] for key in ("seconds", "replicas", "updates", "count")}
+        given = {key: value for key, value in given.items() if value}
+        until = time.monotonic() + arguments.limit
+        yield Case(store, tuple(refs), plan, ray=arguments.ray, until=until, **given)
+
+
+def run(name: str, case: Case, out: Path | None) -> bool:
+    """One test; its line is printed, and added to the file."""
+    began = time.monotonic()
+    found = TESTS[name](case)
+    told = {"test": name, "plan": case.plan, "took_s": round(time.monotonic() - began, 1)}
     told |= {"when": datetime.now(UTC).isoformat(timespec="seconds"), "code_version": code_version()}
-    return told | {"load": [round(each, 1) for each in os.getloadavg()], "cores": os.cpu_count()} | found
+    told |= {"load": [round(each, 1) for each in os.getloadavg()], "cores": os.cpu_count()} | found
+    print(json.dumps(told), flush=True)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with out.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(told, sort_keys=True) + "\n")
+    return all(told["held"].values())
 
 
 def main() -> int:
@@ -92,23 +101,20 @@ def main() -> int:
     parser.add_argument("--updates", type=int, help="of the alias")
     parser.add_argument("--count", type=int, help="requests of the soak")
     parser.add_argument("--no-ray", dest="ray", action="store_false", help="for drain")
+    parser.add_argument(
+        "--limit", type=float, default=165.0, help="seconds, after which nothing more is asked"
+    )
     parser.add_argument("--out", type=Path, help="a file to which the lines are added")
     arguments = parser.parse_args()
     names = list(TESTS) if "all" in arguments.tests else arguments.tests
-    if len(names) > 1:
-        rest = [word for word in sys.argv[1:] if word not in (*TESTS, "all")]
-        codes = [
-            subprocess.run([sys.executable, __file__, name, *rest], timeout=LIMIT_S, check=False).returncode
-            for name in names
-        ]
-        return max(codes)
-    found = run(names[0], arguments)
-    print(json.dumps(found), flush=True)
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        with arguments.out.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(found, sort_keys=True) + "\n")
-    return 0 if all(found["held"].values()) else 1
+    sharing = [name for name in names if name in SHARING]
+    with served(arguments) as case:
+        held = [run(name, case, arguments.out) for name in names if name not in sharing]
+        if sharing:
+            with case.endpoint() as url:
+                shared = replace(case, url=url)
+                held += [run(name, shared, arguments.out) for name in sharing]
+    return 0 if all(held) else 1
 
 
 if __name__ == "__main__":

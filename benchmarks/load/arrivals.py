@@ -84,14 +84,22 @@ class Seen:
 
 
 class Load:
-    """Asks an endpoint and compares each answer with the first one of its bundle and number."""
+    """Asks an endpoint and compares each answer with the first one of its bundle and number.
 
-    def __init__(self, url: str, body: Body) -> None:
-        self.body = body
+    until: when nothing more is asked (time.monotonic), whatever was meant to be.
+    """
+
+    def __init__(self, url: str, body: Body, until: float = float("inf")) -> None:
+        self.body, self._until = body, until
         self.known: dict[tuple[str, int], str] = {}
         self.compared = self.different = 0
         limits = httpx.Limits(max_connections=MOST_CONNECTIONS, max_keepalive_connections=200)
         self._http = httpx.AsyncClient(base_url=url, timeout=100.0, trust_env=False, limits=limits)
+
+    @property
+    def has_time(self) -> bool:
+        """Whether more is asked."""
+        return time.monotonic() < self._until
 
     async def __aenter__(self) -> "Load":
         return self
@@ -127,9 +135,10 @@ class Load:
         """Requests at random moments, whatever has come back by then."""
         draw, now, seen, tasks = random.Random(seed), 0.0, Seen(seconds), []
         began = time.perf_counter()
-        while (now := now + draw.expovariate(rate)) < seconds:
+        while (now := now + draw.expovariate(rate)) < seconds and self.has_time:
             await asyncio.sleep(max(0.0, began + now - time.perf_counter()))
             tasks.append(asyncio.create_task(self.ask(seen, draw.randrange(SEEDS), now, began)))
+        seen.seconds = min(seconds, now)
         await asyncio.gather(*tasks)
         return seen
 
@@ -140,7 +149,7 @@ class Load:
         async def work() -> None:
             for number in asked:
                 due = time.perf_counter() - began
-                if due > seconds:
+                if due > seconds or not self.has_time:
                     return
                 await self.ask(seen, number % SEEDS, due, began)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from benchmarks.load.arrivals import Body, Load
 
 from raydiance.config import ClusterSpec, ServeSpec
 from raydiance.storage import ArtifactRef, Store
@@ -20,10 +21,10 @@ with warnings.catch_warnings():
     from raydiance.serving import running
     from raydiance.serving.replicas import APPLICATION
 
-__all__ = ["CROWD", "SPEC", "Case", "pids", "rss_mb", "running_replicas"]
+__all__ = ["SPEC", "Case", "pids", "rss_mb", "running_replicas"]
 
 SPEC = ServeSpec(port=0, slots=8, queue=16, max_requests=100_000, cpus_per_replica=0.5, follow_s=0.5)
-CROWD = 16
+CROWD, CAPACITY_S = 16, 8.0
 ACTORS = {
     "replica": "SERVE_REPLICA::raydiance#",
     "gateway": "SERVE_REPLICA::gateway#",
@@ -45,10 +46,28 @@ class Case:
     count: int = 10_000
     ray: bool = True
     meant: list[ArtifactRef] = field(default_factory=list)
+    url: str = ""
+    until: float = float("inf")
+    measured: list[tuple[float, float]] = field(default_factory=list)
+
+    def load(self, url: str, body: Body) -> Load:
+        """Requests to an endpoint for as long as there is time."""
+        return Load(url, body, self.until)
+
+    async def capacity(self, load: Load) -> tuple[float, float]:
+        """(seconds of one request alone, requests per second at most), measured once for an endpoint."""
+        if not self.measured:
+            self.measured.append(await load.capacity(CAPACITY_S, CROWD))
+        return self.measured[0]
 
     @contextmanager
     def endpoint(self, **settings: Any) -> Iterator[str]:
-        """The address of an endpoint that serves the first bundle until the alias means another."""
+        """The address of an endpoint that serves the first bundle until the alias means another; with `url`, of
+        that one, which several tests share.
+        """
+        if self.url:
+            yield self.url
+            return
         self.meant[:] = self.refs[:1]
         spec = replace(SPEC, bundle="load@champion", replicas=self.replicas)
         with running(

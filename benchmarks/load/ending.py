@@ -16,7 +16,7 @@ from statistics import median
 from typing import Any
 
 import httpx
-from benchmarks.load.arrivals import SEEDS, Load
+from benchmarks.load.arrivals import SEEDS
 from benchmarks.load.case import Case, rss_mb
 
 __all__ = ["drain", "soak"]
@@ -24,7 +24,6 @@ __all__ = ["drain", "soak"]
 READY_S, EXIT_S = 120.0, 60.0
 WORKERS, PARTS, WARM_UP = 8, 20, 0.2
 SLOWLY_S = 1.5
-SOAK_S = 170.0
 
 
 @contextmanager
@@ -129,13 +128,13 @@ def body_of(number: int) -> dict[str, Any]:
 
 
 def soak(case: Case) -> dict[str, Any]:
-    """Many requests to one process, and its memory after each twentieth of them, for --seconds at most."""
+    """Many requests to one process, and its memory after each twentieth of them."""
 
     async def go(url: str, pid: int) -> dict[str, Any]:
-        async with Load(url, body_of) as load:
+        async with case.load(url, body_of) as load:
             statuses, marks, began = Counter[str](), list[float](), time.perf_counter()
             for _ in range(PARTS):
-                if time.perf_counter() - began > max(SOAK_S, case.seconds):
+                if not load.has_time:
                     break
                 part = await load.closed(WORKERS, count=case.count // PARTS)
                 statuses += part.statuses

@@ -7,14 +7,14 @@ from typing import Any
 
 import httpx
 from benchmarks.load.arrivals import Load, Seen, latent, quantile
-from benchmarks.load.case import CROWD, Case, running_replicas
+from benchmarks.load.case import Case, running_replicas
 from tests.support.bundles import tiny_model
 
 from raydiance.generation import write_bundle
 
 __all__ = ["canary", "scaling"]
 
-CAPACITY_S, SHARE = 8.0, 0.3
+SHARE = 0.3
 GROW_S, SHRINK_S, ADDED_WITHIN_S, ENDED_WITHIN_S = 2.0, 6.0, 60.0, 60.0
 
 
@@ -26,8 +26,8 @@ def canary(case: Case) -> dict[str, Any]:
     trial = write_bundle(case.store, "tiny", broken)
 
     async def go() -> dict[str, Any]:
-        async with Load(url, latent(case.plan)) as load:
-            service_s, capacity = await load.capacity(CAPACITY_S, CROWD)
+        async with case.load(url, latent(case.plan)) as load:
+            service_s, capacity = await case.capacity(load)
             seen = await load.poisson(0.5 * capacity, case.seconds)
             async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
                 told = (await http.get("/v1/models")).json()["canary"]
@@ -57,7 +57,7 @@ def scaling(case: Case) -> dict[str, Any]:
         return None
 
     async def keep_asking(load: Load, rate: float, parts: list[Seen]) -> None:
-        while True:
+        while load.has_time:
             parts.append(await load.poisson(rate, 2.0, seed=len(parts)))
 
     async def under(load: Load, rate: float, wanted: int, within_s: float) -> tuple[float | None, Seen]:
@@ -73,8 +73,8 @@ def scaling(case: Case) -> dict[str, Any]:
         return took, whole
 
     async def go() -> dict[str, Any]:
-        async with Load(url, latent(case.plan)) as load:
-            service_s, capacity = await load.capacity(CAPACITY_S, CROWD)
+        async with case.load(url, latent(case.plan)) as load:
+            service_s, capacity = await case.capacity(load)
             added_s, busy = await under(load, 1.6 * capacity, 2, ADDED_WITHIN_S)
             with_two = await load.poisson(capacity, 8.0)
             ended_s, calm = await under(load, 0.1 * capacity, 1, ENDED_WITHIN_S)

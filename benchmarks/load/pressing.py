@@ -5,15 +5,15 @@ import hashlib
 import sys
 from typing import Any
 
-from benchmarks.load.arrivals import SEEDS, Load, latent
-from benchmarks.load.case import CROWD, SPEC, Case, pids, rss_mb
+from benchmarks.load.arrivals import SEEDS, latent
+from benchmarks.load.case import SPEC, Case, pids, rss_mb
 
 from raydiance.generation import load_bundle, sample_glb
 
 __all__ = ["identical", "knee", "overload"]
 
 KNEE, BEYOND = (0.5, 0.7, 0.8, 0.9, 1.0), (1.5, 2.0, 4.0)
-CAPACITY_S, CALM_S = 10.0, 8.0
+CALM_S = 8.0
 PLANS = ("fast", "default", "stochastic", "ddim-20")
 GLBS = 24
 
@@ -22,15 +22,17 @@ def knee(case: Case) -> dict[str, Any]:
     """Shares of the capacity."""
 
     async def go() -> dict[str, Any]:
-        async with Load(url, latent(case.plan)) as load:
-            service_s, capacity = await load.capacity(CAPACITY_S, CROWD)
+        async with case.load(url, latent(case.plan)) as load:
+            service_s, capacity = await case.capacity(load)
             found: dict[str, Any] = {"service_s": service_s, "capacity_per_s": round(capacity, 2)}
             held = {}
             for share in KNEE:
+                if not load.has_time:
+                    break
                 seen = await load.poisson(share * capacity, case.seconds)
                 found[f"{share:g} C"] = seen.facts()
                 held[f"{share:g} C: nothing failed"] = seen.failed == 0
-            held["the same bytes"] = load.different == 0
+            held |= {"the same bytes": load.different == 0, "there was time for all": load.has_time}
             return found | {"compared": load.compared, "different": load.different, "held": held}
 
     with case.endpoint() as url:
@@ -41,14 +43,16 @@ def overload(case: Case) -> dict[str, Any]:
     """More than the capacity."""
 
     async def go() -> dict[str, Any]:
-        async with Load(url, latent(case.plan)) as load:
-            service_s, capacity = await load.capacity(CAPACITY_S, CROWD)
+        async with case.load(url, latent(case.plan)) as load:
+            service_s, capacity = await case.capacity(load)
             bound_s = (SPEC.queue + 1) * service_s * 1.5
             found: dict[str, Any] = {"service_s": service_s, "capacity_per_s": round(capacity, 2)}
             found["p99_bound_s"] = round(bound_s, 3)
             held: dict[str, bool] = {}
             processes = [pid for what in ("replica", "gateway", "proxy") for pid in pids(what)]
             for share in BEYOND:
+                if not load.has_time:
+                    break
                 before = [rss_mb(pid) for pid in processes]
                 seen = await load.poisson(share * capacity, case.seconds)
                 facts = seen.facts()
@@ -59,7 +63,7 @@ def overload(case: Case) -> dict[str, Any]:
                 facts |= {
                     "goodput_of_C": round(facts["answered_per_s"] / capacity, 3),
                     "refused_share": round(refused, 3),
-                    "refused_share_expected": round(1 - capacity * case.seconds / len(seen.moments), 3),
+                    "refused_share_expected": round(1 - capacity * seen.seconds / len(seen.moments), 3),
                     "refused_within_50_ms": round(quick / max(1, len(seen.refusals)), 3),
                     "largest_growth_of_memory": round(max(growth), 4),
                     "back_to_normal_after_s": round(max(slow, default=0.0), 2),
@@ -76,7 +80,7 @@ def overload(case: Case) -> dict[str, Any]:
                     f"{share:g} C: memory flat (2 %)": facts["largest_growth_of_memory"] <= 0.02,
                     f"{share:g} C: normal after 5 s": facts["back_to_normal_after_s"] <= 5,
                 }
-            held["the same bytes"] = load.different == 0
+            held |= {"the same bytes": load.different == 0, "there was time for all": load.has_time}
             return found | {"compared": load.compared, "different": load.different, "held": held}
 
     with case.endpoint() as url:
@@ -97,9 +101,9 @@ def identical(case: Case) -> dict[str, Any]:
         truth[bundle.ref.key, number] = hashlib.sha256(content).hexdigest()
 
     async def go() -> dict[str, Any]:
-        async with Load(url, body) as load:
+        async with case.load(url, body) as load:
             load.known = truth
-            service_s, capacity = await load.capacity(CAPACITY_S, CROWD)
+            service_s, capacity = await case.capacity(load)
             seen = await load.poisson(0.9 * capacity, case.seconds)
             held = {
                 "bytes of the library": load.different == 0,

@@ -9,18 +9,16 @@ from collections.abc import Iterable
 from typing import Any
 
 from benchmarks.load.arrivals import SEEDS, Load, Moment, Seen, latent, quantile
-from benchmarks.load.case import CROWD, Case, pids
+from benchmarks.load.case import Case, pids
 
 from raydiance.errors import RequestError
 from raydiance.serving import AsyncClient
 
 __all__ = ["faults", "killed", "rolling"]
 
-CAPACITY_S = 8.0
 KILL_AT_S = 6.0
 NORMAL_WITHIN_S = 10.0
 PARTS = ("controller", "proxy", "gateway")
-UPDATES_S = 100.0  # for all of them
 PATIENT = 2  # clients that ask again, as raydiance.client does
 
 
@@ -28,8 +26,8 @@ def killed(case: Case) -> dict[str, Any]:
     """A replica dies in the middle."""
 
     async def go() -> dict[str, Any]:
-        async with Load(url, latent(case.plan)) as load:
-            service_s, capacity = await load.capacity(CAPACITY_S, CROWD)
+        async with case.load(url, latent(case.plan)) as load:
+            service_s, capacity = await case.capacity(load)
             asking = asyncio.create_task(load.poisson(0.6 * capacity, case.seconds + 2 * KILL_AT_S))
             began = time.perf_counter()
             victim = pids("replica")[0]
@@ -97,9 +95,11 @@ def faults(case: Case) -> dict[str, Any]:
     async def go() -> dict[str, Any]:
         found: dict[str, Any] = {}
         held: dict[str, bool] = {}
-        async with Load(url, latent(case.plan)) as load:
-            service_s, capacity = await load.capacity(CAPACITY_S, CROWD)
+        async with case.load(url, latent(case.plan)) as load:
+            service_s, capacity = await case.capacity(load)
             for part in PARTS:
+                if not load.has_time:
+                    break
                 end, told, known = asyncio.Event(), list[str](), dict[int, str]()
                 patience = [asyncio.create_task(patient(end, told, known)) for _ in range(PATIENT)]
                 asking = asyncio.create_task(load.poisson(0.4 * capacity, case.seconds))
@@ -121,7 +121,7 @@ def faults(case: Case) -> dict[str, Any]:
                     f"{part}: no status but 200 and 503": not wrong and seen.mute == 0,
                     f"{part}: who ask again see nothing": set(told) == {"same"},
                 }
-            held["the same bytes"] = load.different == 0
+            held |= {"the same bytes": load.different == 0, "there was time for all": load.has_time}
             found |= {"service_s": service_s, "capacity_per_s": round(capacity, 2), "compared": load.compared}
             return found | {"different": load.different, "held": held}
 
@@ -133,21 +133,21 @@ def rolling(case: Case) -> dict[str, Any]:
     """The alias moves to the other bundle and back."""
 
     async def keep_asking(load: Load, rate: float, end: asyncio.Event, parts: list[Seen]) -> None:
-        while not end.is_set():
+        while load.has_time and not end.is_set():
             parts.append(await load.poisson(rate, 2.0, seed=len(parts)))
 
     async def go() -> dict[str, Any]:
-        async with Load(url, latent(case.plan)) as load:
-            service_s, capacity = await load.capacity(CAPACITY_S, CROWD)
+        async with case.load(url, latent(case.plan)) as load:
+            service_s, capacity = await case.capacity(load)
             end, parts = asyncio.Event(), list[Seen]()
             asking = asyncio.create_task(keep_asking(load, 0.6 * capacity, end, parts))
-            began, took = time.perf_counter(), list[float]()
+            took = list[float]()
             for move in range(case.updates):
                 wanted, at = case.refs[(move + 1) % 2], time.perf_counter()
                 case.meant[0] = wanted
                 while not parts or set(parts[-1].bundles) != {wanted.key}:
                     await asyncio.sleep(0.2)
-                    if time.perf_counter() - began > UPDATES_S:
+                    if not load.has_time:
                         break
                 else:
                     took.append(round(time.perf_counter() - at, 1))
