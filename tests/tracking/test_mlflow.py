@@ -63,6 +63,7 @@ def test_a_run_holds_what_was_told(url: str, experiment: str, tmp_path: Path) ->
         figure.subplots().plot([1, 2])
         tracker.log_figure("figures/loss.png", figure)
         tracker.log_text("report.html", "<h1>hello</h1>")
+        tracker.log_table("cells.json", [{"a": 1}, {"b": "x"}])
         tracker.log_file(tmp_path / "x.json", "files")
         tracker.log_input(draft.artifact, "train")
         tracker.set_tags({"gate": "passed"})
@@ -89,7 +90,8 @@ def test_a_run_holds_what_was_told(url: str, experiment: str, tmp_path: Path) ->
         for folder in ("", "figures", "files")
         for entry in client.list_artifacts(tracker.run_id, folder)
     }
-    assert {"figures/loss.png", "files/x.json", "report.html"} <= paths
+    assert {"figures/loss.png", "files/x.json", "report.html", "cells.json"} <= paths
+    assert json.loads(run.data.tags["mlflow.loggedArtifacts"]) == [{"path": "cells.json", "type": "table"}]
     data = run.inputs.dataset_inputs[0]
     assert data.dataset.name == draft.artifact.ref.key
     assert data.dataset.digest == draft.artifact.ref.sha256[:36]

@@ -40,6 +40,7 @@ __all__ = ["MlflowTracker", "open_tracker"]
 
 PIPELINE = "raydiance.pipeline"
 PARENT = "mlflow.parentRunId"
+TABLES = "mlflow.loggedArtifacts"
 
 T = TypeVar("T")
 FRAME_MS = 80
@@ -98,6 +99,7 @@ class MlflowTracker:
         self._client = client
         self._pipeline = pipeline
         self._owner = owner
+        self._tables: list[dict[str, str]] = []
         self._buffer: Buffer[Entry] = Buffer(self._write)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -147,9 +149,10 @@ class MlflowTracker:
 
     def log_table(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:
         columns = dict.fromkeys(column for row in rows for column in row)
-        data = {column: [row.get(column) for row in rows] for column in columns}
-        with errors(self.url, f"write {name}"):
-            self._client.log_table(self.run_id, data, name)
+        table = {"columns": list(columns), "data": [[row.get(each) for each in columns] for row in rows]}
+        self.log_text(name, json.dumps(table))
+        self._tables.append({"path": name, "type": "table"})
+        self.set_tags({TABLES: json.dumps(self._tables)})  # what makes a file a table in its pages
 
     def log_file(self, path: Path, folder: str = "") -> None:
         with errors(self.url, f"write {path.name}"):

@@ -97,7 +97,7 @@ def statements_of(base: Setting, steps: Sequence[int]) -> list[Statement]:
         Statement(
             "direct",
             "latent diffusion beats direct latent sampling, by fd_views",
-            "FID",
+            "in FID",
             False,
             Arm("diffusion", BASE, "fd_views"),
             (Arm("direct", BASE, "fd_views_direct"),),
@@ -105,8 +105,8 @@ def statements_of(base: Setting, steps: Sequence[int]) -> list[Statement]:
         ),
         Statement(
             "direct_kernel",
-            "the same by the kernel distance kd_views",
-            "KID",
+            "latent diffusion beats direct latent sampling, by kd_views",
+            "in KID",
             False,
             Arm("diffusion", BASE, "kd_views"),
             (Arm("direct", BASE, "kd_views_direct"),),
@@ -176,7 +176,11 @@ def statements_of(base: Setting, steps: Sequence[int]) -> list[Statement]:
             Arm("robust, all channels as one", "global", "fd_views"),
             Arm("mean and deviation, all as one", "global moments", "fd_views"),
         ),
-        _normalisation("outliers", "the same for latents that nothing keeps small", ("free", "free moments")),
+        _normalisation(
+            "outliers",
+            "robust normalisation beats the other, of latents that nothing keeps small",
+            ("free", "free moments"),
+        ),
     ]
 
 
