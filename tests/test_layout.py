@@ -86,6 +86,12 @@ def test_import_has_no_side_effect() -> None:
     assert not {"ray", "torch", "mlflow", "hydra", "omegaconf", "pydantic"} & set(loaded)
 
 
+def test_no_two_test_files_have_one_name() -> None:
+    """pytest takes them for one module."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_jobs_are_thin() -> None:
     jobs = sorted((ROOT / "jobs").glob("*.py"))
     assert [job.stem for job in jobs], "no jobs"
