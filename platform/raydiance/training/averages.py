@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from raydiance.training.distributed import like_shards_of, whole
+
 __all__ = ["PowerAverages", "Snapshot", "combine", "gamma_of", "width_of"]
 
 
@@ -56,13 +58,15 @@ class PowerAverages:
         """Go on from saved averages: "<index of the width>/<name>"."""
         for k, shadow in enumerate(self.shadows):
             for name, value in shadow.items():
-                value.copy_(tensors[f"{k}/{name}"])
+                value.copy_(like_shards_of(value, tensors[f"{k}/{name}"]))
         self.num_updates = num_updates
 
     def snapshots(self) -> list["Snapshot"]:
         """The averages as they are now, one for each width."""
         return [
-            Snapshot(gamma, self.num_updates, {name: value.cpu().clone() for name, value in shadow.items()})
+            Snapshot(
+                gamma, self.num_updates, {name: value.cpu().clone() for name, value in whole(shadow).items()}
+            )
             for gamma, shadow in zip(self.gammas, self.shadows)
         ]
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from raydiance.errors import ArtifactError, TrainingError
 from raydiance.storage import ArtifactRef, Store, write_json
 from raydiance.training.averages import PowerAverages, Snapshot
+from raydiance.training.distributed import is_sharded, like_shards_of, whole
 from raydiance.training.ema import Ema
 
 __all__ = ["Checkpoints", "TrainState", "load_checkpoint", "read_snapshots", "save_checkpoint"]
@@ -42,7 +43,7 @@ class TrainState:
     def averaged(self) -> dict[str, Tensor]:
         """The weights to use: the moving average where there is one."""
         weights = self.ema.shadow if self.ema else self.model.state_dict()
-        return {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+        return {name: value.detach().cpu().contiguous() for name, value in whole(weights).items()}
 
 
 def kind_of(run_name: str) -> str:
@@ -77,7 +78,9 @@ def _copy(state: TrainState) -> Copy:
     tensors |= {
         f"optimizer/{i}/{key}": value for i, entry in optimizer.items() for key, value in entry.items()
     }
-    copied = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
+    copied = {
+        name: value.detach().to("cpu", copy=True).contiguous() for name, value in whole(tensors).items()
+    }
     return Copy(copied, scalars, state.averages.snapshots() if state.averages else ())
 
 
@@ -98,7 +101,9 @@ def load_checkpoint(store: Store, ref: ArtifactRef, state: TrainState) -> None:
         part, _, rest = name.partition("/")
         parts[part][rest] = value
     try:
-        state.model.load_state_dict(parts["model"])
+        own = state.model.state_dict()
+        model = {name: like_shards_of(own.get(name, value), value) for name, value in parts["model"].items()}
+        state.model.load_state_dict(model)
     except RuntimeError as error:
         raise TrainingError(
             f"{ref.key}: these weights do not fit the network of this run ({error}); "
@@ -106,7 +111,7 @@ def load_checkpoint(store: Store, ref: ArtifactRef, state: TrainState) -> None:
         ) from error
     state.optimizer.load_state_dict(
         {
-            "state": _optimizer_state(parts["optimizer"]),
+            "state": _optimizer_state(parts["optimizer"], state.optimizer),
             "param_groups": state.optimizer.state_dict()["param_groups"],
         }
     )
@@ -176,13 +181,17 @@ class Checkpoints:
                 return True
         return False
 
-    def save(self, state: TrainState) -> None:
+    def save(self, state: TrainState, *, write: bool = True) -> None:
         """Copy the state, and begin to write a checkpoint of it; `last` is that one when it is written.
 
-        Waits for the one before. Then the oldest beyond `keep` are removed; snapshots of averages stay.
+        Waits for the one before. Then the oldest beyond `keep` are removed; snapshots of averages stay. Workers
+        that do not write only give their parts of weights that are sharded.
         """
         _ = self.last
-        self._writing = self._thread.submit(self._write, _copy(state))
+        if write:
+            self._writing = self._thread.submit(self._write, _copy(state))
+        elif is_sharded(state.model):
+            _copy(state)
 
     def _write(self, copy: Copy) -> ArtifactRef:
         if copy.averages:
@@ -214,9 +223,14 @@ def _save_snapshots(store: Store, run_name: str, averages: Sequence[Snapshot]) -
             save_file(weights, draft.path(f"average-{k}.safetensors"))
 
 
-def _optimizer_state(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+def _optimizer_state(
+    tensors: dict[str, Tensor], optimizer: torch.optim.Optimizer
+) -> dict[int, dict[str, Tensor]]:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         index, _, key = name.partition("/")
-        state.setdefault(int(index), {})[key] = value
+        parameter = parameters[int(index)]
+        placed = like_shards_of(parameter, value) if value.shape == parameter.shape else value
+        state.setdefault(int(index), {})[key] = placed
     return state

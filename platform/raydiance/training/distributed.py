@@ -1,19 +1,33 @@
 """Several workers as one: each takes its slice of the global batch, gradients and metrics are averaged.
 
 One worker and n workers see the same samples and the same noise, so their loss curves agree up to rounding.
+Weights are copied to every worker (DistributedDataParallel), or lie in parts on all of them (FSDP2): then what
+concerns whole tensors, `whole` and all that uses it, is for all workers to call together.
 """
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from raydiance.errors import ConfigError
 
-__all__ = ["distribute", "mean_over_workers", "num_workers", "share", "unsynchronised", "wait_for_all"]
+__all__ = [
+    "distribute",
+    "is_sharded",
+    "like_shards_of",
+    "mean_over_workers",
+    "num_workers",
+    "share",
+    "unsynchronised",
+    "wait_for_all",
+    "whole",
+]
 
 
 def num_workers() -> int:
@@ -32,10 +46,20 @@ def share(batch_size: int, rank: int, world_size: int) -> range:
     return range(rank * size, (rank + 1) * size)
 
 
-def distribute(module: nn.Module, device: torch.device) -> nn.Module:
-    """The module on its device; with several workers, under DistributedDataParallel."""
+def distribute(module: nn.Module, device: torch.device, *, shard: nn.Module | None = None) -> nn.Module:
+    """The module on its device; with several workers, under DistributedDataParallel, or with the weights of its
+    part `shard` in parts on all workers. Items of its lists of modules are put together one at a time.
+    """
     module = module.to(device)
     if num_workers() == 1:
+        return module
+    if shard is not None:
+        for parameter in shard.parameters():  # whatever kernels like
+            parameter.data = parameter.data.contiguous()
+        lists = [part for part in shard.modules() if isinstance(part, nn.ModuleList)]
+        for item in (item for each in lists for item in each if not isinstance(item, nn.ModuleList)):
+            fully_shard(item)
+        fully_shard(shard)
         return module
     if device.type == "cuda":
         module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
@@ -44,9 +68,43 @@ def distribute(module: nn.Module, device: torch.device) -> nn.Module:
     )
 
 
+def is_sharded(module: nn.Module) -> bool:
+    """Whether weights of the module lie in parts on several workers."""
+    return any(isinstance(part, FSDPModule) for part in module.modules())
+
+
+def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each tensor in one piece, on every worker."""
+    return {
+        name: value.full_tensor() if isinstance(value, DTensor) else value for name, value in tensors.items()
+    }
+
+
+def like_shards_of(target: Tensor, value: Tensor) -> Tensor:
+    """The part of a whole tensor that lies here where the target's does; every worker has all of it."""
+    if not isinstance(target, DTensor):
+        return value
+    mesh = target.device_mesh
+    return distribute_tensor(value.to(target.device), mesh, target.placements, src_data_rank=None)
+
+
 def unsynchronised(module: nn.Module) -> AbstractContextManager[None]:
     """Inside, gradients stay with their worker and add up."""
-    return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
+    if isinstance(module, DistributedDataParallel):
+        return module.no_sync()
+    return _adding_up(module) if is_sharded(module) else nullcontext()
+
+
+@contextmanager
+def _adding_up(module: nn.Module) -> Iterator[None]:
+    sharded = [part for part in module.modules() if isinstance(part, FSDPModule)]
+    for part in sharded:
+        part.set_requires_gradient_sync(False)
+    try:
+        yield
+    finally:
+        for part in sharded:
+            part.set_requires_gradient_sync(True)
 
 
 def mean_over_workers(values: Mapping[str, Tensor]) -> dict[str, float]:

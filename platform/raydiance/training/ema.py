@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from raydiance.training.distributed import like_shards_of
+
 __all__ = ["Ema"]
 
 
@@ -36,5 +38,5 @@ class Ema:
     def load(self, shadow: Mapping[str, Tensor], num_updates: int) -> None:
         """Go on from a saved average."""
         for name, value in self.shadow.items():
-            value.copy_(shadow[name])
+            value.copy_(like_shards_of(value, shadow[name]))
         self.num_updates = num_updates

@@ -1,10 +1,12 @@
 """The training loop: what is drawn, stepped, logged and kept, in this order, at every step."""
 
+import copy
 import logging
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from statistics import median
 from typing import Any, Literal
 
@@ -18,7 +20,15 @@ from raydiance.tracking import Worker
 from raydiance.training.averages import PowerAverages, gamma_of
 from raydiance.training.batches import Batch
 from raydiance.training.checkpoint import Checkpoints, TrainState
-from raydiance.training.distributed import distribute, mean_over_workers, share, unsynchronised, wait_for_all
+from raydiance.training.distributed import (
+    distribute,
+    is_sharded,
+    mean_over_workers,
+    share,
+    unsynchronised,
+    wait_for_all,
+    whole,
+)
 from raydiance.training.ema import Ema
 from raydiance.training.precision import Precision, PrecisionName, choose_precision
 from raydiance.training.throughput import Throughput
@@ -40,6 +50,7 @@ class LoopSpec:
     accumulate: into so many parts each worker's share of a batch is split, one behind the other, to save memory.
     max_returns: so often training goes back to the last good checkpoint, to go on with other noise and another
     order, where loss or gradient is not finite, or the loss is max_spike (0: never mind) times its recent median.
+    shard: weights, moments and averages lie in parts on the workers (FSDP2), for networks that fill a GPU.
     compile: the network by torch.compile, which takes a minute and a C++ compiler, and is worth it on GPUs.
     precision: of networks, see training.precision; "auto" is bfloat16 on a GPU that has it.
     `ema_widths`: averages of these widths (sigma_rel) are kept at each checkpoint, from which one of any width can
@@ -54,6 +65,7 @@ class LoopSpec:
     betas: tuple[float, float] = (0.9, 0.99)
     clip_norm: float = 1.0
     accumulate: int = 1
+    shard: bool = False
     compile: bool = False
     precision: PrecisionName = "auto"
     max_returns: int = 2
@@ -122,7 +134,8 @@ def fit(objective: Objective, loop: LoopSpec, *, worker: Worker, run_name: str, 
     Raises NonFiniteLossError, naming step and last good checkpoint, if loss or gradient is not finite, and was so
     again after each return to that checkpoint.
     """
-    module = distribute(objective, worker.device)
+    plain = copy.deepcopy(objective.model) if loop.shard else objective.model
+    module = distribute(objective, worker.device, shard=objective.model if loop.shard else None)
     state = start(objective, loop)
     checkpoints = Checkpoints(worker.store, run_name, keep=loop.keep_checkpoints)
     checkpoints.restore(state)
@@ -150,13 +163,27 @@ def fit(objective: Objective, loop: LoopSpec, *, worker: Worker, run_name: str, 
             if last or state.step % loop.log_every == 0:
                 told = {f"train/{k}": v for k, v in metrics.items()} | throughput.read()
                 worker.tracker.log_metrics(told, step=state.step)
-            if worker.rank == 0 and (last or state.step % loop.preview_every == 0):
-                for key, shown in objective.preview(state.averaged()).items():
-                    log = worker.tracker.log_film if shown.ndim == 4 else worker.tracker.log_image
-                    log(key, shown, step=state.step)
+            if last or state.step % loop.preview_every == 0:
+                _preview(objective, state, worker)
             if last or state.step % loop.checkpoint_every == 0:
                 reports.checkpoint(state, metrics, last=last)
-    return state
+    return _in_one_piece(objective, state, plain) if is_sharded(state.model) else state
+
+
+def _preview(objective: Objective, state: TrainState, worker: Worker) -> None:
+    if worker.rank == 0 or is_sharded(state.model):
+        weights = state.averaged()
+    if worker.rank == 0:
+        for key, shown in objective.preview(weights).items():
+            log = worker.tracker.log_film if shown.ndim == 4 else worker.tracker.log_image
+            log(key, shown, step=state.step)
+
+
+def _in_one_piece(objective: Objective, state: TrainState, plain: nn.Module) -> TrainState:
+    """The averaged weights on every worker, in a model that none of them needs the others for."""
+    plain.load_state_dict(state.averaged())
+    objective.model = plain.to(next(state.model.parameters()).device)
+    return replace(state, model=plain, ema=None, averages=None)
 
 
 class Reports:
@@ -172,8 +199,7 @@ class Reports:
     def checkpoint(self, state: TrainState, metrics: Mapping[str, float], *, last: bool) -> None:
         """Begin to save the state, and tell of what was saved before it."""
         self._tell()
-        if self.worker.rank == 0:
-            self.checkpoints.save(state)
+        self.checkpoints.save(state, write=self.worker.rank == 0)
         self._untold = metrics
         if last:
             self._tell()
@@ -201,7 +227,7 @@ def train_step(
     state.optimizer.zero_grad(set_to_none=True)
     terms = accumulate(module, batch.parts(loop.accumulate), precision)
     norm = nn.utils.clip_grad_norm_(state.model.parameters(), loop.clip_norm)
-    metrics = mean_over_workers(terms | {"gradient_norm": norm})
+    metrics = mean_over_workers(whole(terms | {"gradient_norm": norm}))
     if not math.isfinite(metrics["loss"] + metrics["gradient_norm"]) or _is_spike(
         metrics["loss"], state, loop
     ):

@@ -6,14 +6,14 @@ them; not the renderer, nor what works element by element.
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from raydiance.training.batches import Batch
-from raydiance.training.distributed import unsynchronised
+from raydiance.training.distributed import is_sharded, unsynchronised
 from raydiance.training.precision import Precision
 
 __all__ = ["PEAKS", "Throughput", "peak_flops"]
@@ -56,7 +56,9 @@ class Throughput:
         """
         kept = {name: value.clone() for name, value in module.named_buffers()}
         counter = FlopCounterMode(display=False)
-        with torch.random.fork_rng(devices=[]), unsynchronised(module), counter, self.precision.applied():
+        # what sharded weights add up without an exchange cannot be forgotten
+        apart = nullcontext() if is_sharded(module) else unsynchronised(module)
+        with torch.random.fork_rng(devices=[]), apart, counter, self.precision.applied():
             module(batch)["loss"].backward()
         module.zero_grad(set_to_none=True)
         with torch.no_grad():
