@@ -33,7 +33,7 @@ check: $(STAMP)
 	@$(BIN)/python -m pytest -q tests/test_layout.py tests/config tests/test_readme.py
 
 test: $(STAMP) check
-	@$(BIN)/python -m pytest --durations=15
+	@$(BIN)/python -m pytest -n 2 --durations=15
 
 chaos: $(STAMP)
 	@PYTHONPATH=. $(BIN)/python -m tests.chaos --trials $(TRIALS)

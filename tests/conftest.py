@@ -16,9 +16,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from raydiance.cluster.ports import free_port as free_port
 
@@ -30,6 +32,8 @@ BINARIES = {
     "postgres": ("/usr/lib/postgresql/15/bin/postgres", "/usr/lib/postgresql/16/bin/postgres", "postgres"),
 }
 
+WITH_RAY = {"chaos", "cluster", "jobs", "serving", "test_end_to_end.py", "test_readme.py", "tuning"}
+
 # becomes the command, and ends when the tests do, even if they are killed (Linux's PR_SET_PDEATHSIG)
 TIED = """
 import ctypes, os, sys
@@ -37,6 +41,20 @@ if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, 15)
 os.execvp(sys.argv[1], sys.argv[1:])
 """
+
+
+class OneRay(LoadScopeScheduling):
+    """With several processes (pytest -n), the tests that start a Ray stay in one of them, because Rays of one machine
+    get into each other's way; of the others each file does.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::")[0]
+        return "ray" if file.split("/")[1] in WITH_RAY else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneRay:
+    return OneRay(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
