@@ -44,8 +44,8 @@ os.execvp(sys.argv[1], sys.argv[1:])
 
 
 class OneRay(LoadScopeScheduling):
-    """With several processes (pytest -n), the tests that start a Ray stay in one of them, because Rays of one machine
-    get into each other's way; of the others each file does.
+    """With several processes (pytest -n), the tests that start a Ray stay in one of them, because Rays of one
+    machine get into each other's way; of the others each file does.
     """
 
     def _split_scope(self, nodeid: str) -> str:
