@@ -125,8 +125,8 @@ def damaged_checkpoint(phase: str, random: Random, folder: Path, *, unchecked: b
     status = run_unchecked(plan) if unchecked else run(plan)
     kept = committed(contents(plan.store))
     follow_up(trial, plan, status)
-    intervals = 3 if phase == "files swapped" else 2  # one more for each checkpoint that is damaged
-    trial.held["I2"] = (trial.lost_steps or 0) <= intervals * plan.checkpoint_every + work.WHILE_WRITTEN
+    intervals = 4 if phase == "files swapped" else 3  # one more for each checkpoint that is damaged
+    trial.held["I2"] = (trial.lost_steps or 0) <= intervals * plan.checkpoint_every
     trial.held["I1"] = set(torn(contents(plan.store))) <= {
         f"{newest.relative_to(root)}/{entry['name']}"
         for entry in kept.get(str(newest.relative_to(root)), {"files": []})["files"]

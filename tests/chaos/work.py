@@ -26,7 +26,6 @@ from raydiance.training.randomness import seeded
 
 PHASES = ("compute", "snapshot", "upload", "manifest", "reported")
 SEED = 3
-WHILE_WRITTEN = 5  # steps of 2 ms
 
 
 @dataclass(frozen=True)
@@ -50,12 +49,8 @@ class Plan:
 
     @property
     def most_lost(self) -> int:
-        """I2: the steps of an interval, and those that are done while a checkpoint is written."""
-        if self.store.startswith(
-            "s3://"
-        ):  # a write may take as long as an interval; the next one waits for it
-            return 2 * self.checkpoint_every
-        return self.checkpoint_every + WHILE_WRITTEN
+        """I2: an interval, and another while its checkpoint is written: the next one waits for it."""
+        return 2 * self.checkpoint_every
 
 
 class Watched(Toy):
