@@ -133,7 +133,7 @@ def cost(
 def demo(
     overrides: Overrides = None,
     out: Annotated[Path, typer.Option(help="The folder for the files made.")] = Path("outputs/demo"),
-    seed: Annotated[int, typer.Option(help="Which sample to ask for.")] = 7,
+    seed: Annotated[int, typer.Option(help="Which sample to ask for.")] = 11,
 ) -> None:
     """The whole pipeline, then the endpoint and one sample of it: outputs/demo/."""
     from raydiance.cli.demo import run_demo
