@@ -99,8 +99,14 @@ def killed_training(phase: str, random: Random, folder: Path) -> Trial:
         status = run(replace(plan, kill=(phase, random.randrange(last))))
     trial = Trial("F1", phase, 0)
     trial.held["killed"] = status == -signal.SIGKILL
-    trial.held["I1 at once"] = not torn(contents(plan.store))
-    return follow_up(trial, plan, run(plan))
+    objects = contents(plan.store)
+    trial.held["I1 at once"] = not torn(objects)
+    kept = [
+        int(key.rpartition("/")[2].partition("-")[0]) for key in committed(objects) if "checkpoints/" in key
+    ]
+    follow_up(trial, plan, run(plan))
+    trial.held["from the newest"] = history(plan.log).begun[-1] == max(kept, default=0)
+    return trial
 
 
 def _kill_at_any_moment(plan: Plan, random: Random) -> int | None:
