@@ -24,6 +24,7 @@ HEADLINES = (
     "psnr_held_out",
     "ssim_held_out",
     "fd_views",
+    "fid",
     "fd_ratio",
     "coverage",
     "seconds_per_sample",

@@ -31,6 +31,7 @@ from raydiance.training import (
     AutodecoderTraining,
     ClaimsSpec,
     DiffusionTraining,
+    ExtractorTraining,
     InversionSpec,
     PixelTraining,
     RadianceTraining,
@@ -75,6 +76,7 @@ class LatentExperiment(Common):
     train_autodecoder: AutodecoderTraining = AutodecoderTraining()
     encode: EncodeSpec = EncodeSpec()
     invert: InversionSpec = InversionSpec()
+    train_extractor: ExtractorTraining = ExtractorTraining()
     train_diffusion: DiffusionTraining = DiffusionTraining()
     tune: TuneSpec = TuneSpec()
     evaluate: EvaluateSpec = EvaluateSpec()
@@ -127,6 +129,7 @@ class DiffrfExperiment(Common):
     source: str = "procedural:furniture"
     ingest: IngestSpec = IngestSpec()
     render: RenderSpec = RenderSpec()
+    train_extractor: ExtractorTraining = ExtractorTraining()
     fit: FieldsFit = FieldsFit()
     encode: FieldEncode = FieldEncode()
     train_diffusion: RadianceTraining = RadianceTraining()

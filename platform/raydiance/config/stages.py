@@ -50,7 +50,10 @@ STAGES: dict[str, Stages] = {
 }
 
 # Jobs beside the way: they read earlier stages, and no stage reads them.
-ASIDE: dict[str, Stages] = {"latent": {"invert": ("render", "train_autodecoder", "encode")}}
+ASIDE: dict[str, Stages] = {
+    "latent": {"invert": ("render", "train_autodecoder", "encode"), "train_extractor": ("render",)},
+    "diffrf": {"train_extractor": ("render",)},
+}
 
 # The experiment that is meant where a stage is asked for by itself; the others mean that of configs/config.yaml.
 HOMES = {

@@ -18,12 +18,13 @@ from raydiance.diffusion.plans import SamplingPlan, build
 from raydiance.errors import ConfigError, DataError
 from raydiance.fields import Cameras, VoxelField, load_field, render_views, write_png
 from raydiance.generation.bundle import load_bundle
+from raydiance.generation.extractors import ExtractorSpec, SeededViews, open_extractor
 from raydiance.generation.masks import BoxMask, BrushMask, HalfSpaceMask, random_box, removed_by
 from raydiance.generation.measure import evenly
 from raydiance.generation.radiance import RadianceModel, sheet_of, write_fields
 from raydiance.generation.sampler import generate_fields, noise_generator
 from raydiance.generation.viewsets import field_view_set
-from raydiance.metrics import chamfer_distances, frechet_distance, masked_psnr, psnr, view_features
+from raydiance.metrics import ImageExtractor, chamfer_distances, frechet_distance, masked_psnr, psnr
 from raydiance.spec import spec, to_plain
 from raydiance.storage import Draft, write_json
 from raydiance.tracking import Outcome, Run
@@ -65,6 +66,7 @@ class FieldCompletion:
     num_views: Annotated[int, Ge(1)] = 4
     num_points: Annotated[int, Ge(2)] = 512
     samples_per_ray: Annotated[int, Ge(1)] = 64
+    extractor: ExtractorSpec = SeededViews()
     mesh_resolution: Annotated[int, Ge(8)] = 64
     sheet_size: Annotated[int, Ge(16)] = 128
 
@@ -173,6 +175,7 @@ def completion_table(spec: FieldCompletion, run: Run, model: RadianceModel, plan
     truth = VoxelField(torch.cat([fitted[index].grid for index in range(count)]))
     views = evenly(spec.num_views, data.num_views)
     cameras = data.cameras(data.object_ids.index(fitted.ids[0]))[views]
+    extractor = open_extractor(spec.extractor, run.store)
     rows, shown = [], []
     with run.progress.task("complete", total=count * len(spec.levels)) as task:
         for number, level in enumerate(spec.levels):
@@ -184,7 +187,7 @@ def completion_table(spec: FieldCompletion, run: Run, model: RadianceModel, plan
                 removed.append(box)
                 task.update(1)
             completed, boxes = VoxelField(torch.cat(made)), torch.stack(removed)
-            rows.append({"level": level, **_scores(spec, truth, completed, boxes, cameras)})
+            rows.append({"level": level, **_scores(spec, truth, completed, boxes, cameras, extractor)})
             shown += [_without(truth[0], boxes[0]).grid, completed[0].grid]
     labels = [f"{level:.0%}" for level in spec.levels for _ in range(2)]
     sheet = sheet_of(VoxelField(torch.cat(shown)), labels, 96)
@@ -201,7 +204,12 @@ def completion_table(spec: FieldCompletion, run: Run, model: RadianceModel, plan
 
 @torch.no_grad()
 def _scores(
-    spec: FieldCompletion, truth: VoxelField, completed: VoxelField, removed: Tensor, cameras: Cameras
+    spec: FieldCompletion,
+    truth: VoxelField,
+    completed: VoxelField,
+    removed: Tensor,
+    cameras: Cameras,
+    extractor: ImageExtractor,
 ) -> dict[str, float]:
     """Means over objects and views. Pixels count as kept where most of their weight comes from kept samples."""
     kept = (~removed)[..., None].to(truth.grid).expand(*truth.grid.shape[:-1], 3)
@@ -212,7 +220,7 @@ def _scores(
         for field in (completed, truth)
     )
     stays = (weight.flatten(0, 1).permute(0, 3, 1, 2) > FAINT).expand_as(ours.images)
-    masked, features = masked_psnr(ours.images, theirs.images, stays), view_features()
+    masked = masked_psnr(ours.images, theirs.images, stays)
     whole = psnr(ours.images, theirs.images)
     pairs = chamfer_distances(ours.points, theirs.points).diagonal()
     return {
@@ -220,5 +228,5 @@ def _scores(
         "mpsnr": float(masked[torch.isfinite(masked)].mean()),
         "psnr": float(whole[torch.isfinite(whole)].mean()),
         "chamfer_x1e3": 1e3 * float(pairs.mean()),
-        "fd_views": frechet_distance(features(ours.images), features(theirs.images)),
+        extractor.names[0]: frechet_distance(extractor(ours.images)[0], extractor(theirs.images)[0]),
     }

@@ -19,6 +19,7 @@ from raydiance.data.views import ViewDataset
 from raydiance.generation.articulated_evaluate import ArticulatedEvaluation, evaluate_articulated
 from raydiance.generation.assemble import Latents, assemble, needed, read_latents, read_plan_points
 from raydiance.generation.bundle import LatentModel
+from raydiance.generation.extractors import ExtractorSpec, SeededViews, open_extractor
 from raydiance.generation.measure import (
     Looking,
     SetDistances,
@@ -33,7 +34,7 @@ from raydiance.generation.radiance_evaluate import FieldEvaluation, evaluate_fie
 from raydiance.generation.sampler import generate_latents
 from raydiance.generation.showcase import Showcase, write_showcase
 from raydiance.generation.viewsets import ViewSet, real_view_set
-from raydiance.metrics import FEATURES_NAME, view_features
+from raydiance.metrics import ImageExtractor
 from raydiance.models import word_numbers
 from raydiance.spec import spec
 from raydiance.storage import write_json
@@ -51,7 +52,7 @@ class EvaluateSpec:
     """How much is sampled and looked at.
 
     Samples have the seeds first_seed, first_seed + 1, ..., so each of them can be asked for again. guidance:
-    classifier-free, for a denoiser that was taught classes or captions; 1 is none.
+    classifier-free, for a denoiser that was taught classes or captions; 1 is none. extractor: what looks at views.
     """
 
     num_samples: Count = 32
@@ -62,6 +63,7 @@ class EvaluateSpec:
     num_views: Count = 6
     num_points: Count = 512
     samples_per_ray: Annotated[int, Ge(1)] = 64
+    extractor: ExtractorSpec = SeededViews()
     sheet_samples: Annotated[int, Ge(1)] = 24
     sheet_size: Annotated[int, Ge(16)] = 128
     viewer_samples: Annotated[int, Ge(1)] = 8
@@ -89,6 +91,7 @@ def evaluate_latents(spec: EvaluateSpec, run: Run) -> Outcome:
     objects = objects_of(data, latents)
     views = evenly(spec.num_views, data.num_views)
     look = Looking(data.cameras(objects[0])[views], spec.num_points, spec.samples_per_ray)
+    extractor = open_extractor(spec.extractor, run.store)
 
     with (
         torch.inference_mode(),
@@ -103,12 +106,12 @@ def evaluate_latents(spec: EvaluateSpec, run: Run) -> Outcome:
             "direct": ViewSet.cat([look(field) for field in direct]),
             "reconstruction": reconstructed,
         }
-        real, features = real_view_set(data, objects, views, spec.num_points), view_features()
-        found = {name: distances(each, real, features) for name, each in sets.items()}
-    metrics = _metrics(rows, found, model, seconds) | asked_class(
+        real = real_view_set(data, objects, views, spec.num_points)
+        found = {name: distances(each, real, extractor) for name, each in sets.items()}
+    metrics = _metrics(rows, found, extractor, model, seconds) | asked_class(
         asked, [latents.categories[int(index)] for index in found["diffusion"].shapes.nearest]
     )
-    tables: dict[str, Rows] = {"objects": rows, "sets": _set_rows(found)}
+    tables: dict[str, Rows] = {"objects": rows, "sets": [{"set": name, **each.scores} for name, each in found.items()]}
 
     with run.store.create(
         "evaluation",
@@ -116,7 +119,7 @@ def evaluate_latents(spec: EvaluateSpec, run: Run) -> Outcome:
         spec=spec,
         seeds={"seed": run.seed, "first_seed": spec.first_seed},
         parents=[artifact.ref for artifact in run.inputs.values()],
-        meta={"features": FEATURES_NAME},
+        meta={"features": extractor.identity},
     ) as draft:
         write_json(draft.path("metrics.json"), metrics)
         for name, table in tables.items():
@@ -194,41 +197,25 @@ def _sample(
 
 
 def _metrics(
-    rows: Rows, found: Mapping[str, SetDistances], model: LatentModel, seconds: float
+    rows: Rows,
+    found: Mapping[str, SetDistances],
+    extractor: ImageExtractor,
+    model: LatentModel,
+    seconds: float,
 ) -> dict[str, float]:
-    """The numbers of the run. `fd_views` and `kd_views` are no FID and no KID: see metrics.features."""
+    """The numbers of the run. `fd_views` and `kd_views` are no FID and no KID: see metrics.registry."""
     diffusion, direct, reconstruction = (found[name] for name in ("diffusion", "direct", "reconstruction"))
+    frechet, kernel = extractor.names[:2]
     psnr = [float(str(row["psnr"])) for row in rows]
-    return {
+    return diffusion.scores | {
         "psnr_held_out": float(np.mean(psnr)),
         "psnr_held_out_min": float(np.min(psnr)),
         "ssim_held_out": float(np.mean([float(str(row["ssim"])) for row in rows])),
-        "fd_views": diffusion.fd_views,
-        "fd_views_direct": direct.fd_views,
-        "fd_views_reconstruction": reconstruction.fd_views,
-        "fd_ratio": diffusion.fd_views / max(direct.fd_views, 1e-12),
-        "kd_views": diffusion.kd_views,
-        "kd_views_direct": direct.kd_views,
-        "coverage": diffusion.shapes.coverage,
-        "minimum_matching_x1e3": 1e3 * diffusion.shapes.minimum_matching,
-        "nearest_neighbour_accuracy": diffusion.shapes.nearest_neighbour_accuracy,
-        "nearest_training_x1e3": 1e3 * float(diffusion.shapes.nearest_distance.mean()),
+        f"{frechet}_direct": direct.views[frechet],
+        f"{frechet}_reconstruction": reconstruction.views[frechet],
+        "fd_ratio": diffusion.views[frechet] / max(direct.views[frechet], 1e-12),
+        f"{kernel}_direct": direct.views[kernel],
         "nearest_training_min_x1e3": 1e3 * float(diffusion.shapes.nearest_distance.min()),
         "nfe": float(model.plan().nfe),
         "seconds_per_sample": seconds,
     }
-
-
-def _set_rows(found: Mapping[str, SetDistances]) -> Rows:
-    return [
-        {
-            "set": name,
-            "fd_views": each.fd_views,
-            "kd_views": each.kd_views,
-            "coverage": each.shapes.coverage,
-            "minimum_matching_x1e3": 1e3 * each.shapes.minimum_matching,
-            "nearest_neighbour_accuracy": each.shapes.nearest_neighbour_accuracy,
-            "nearest_training_x1e3": 1e3 * float(each.shapes.nearest_distance.mean()),
-        }
-        for name, each in found.items()
-    ]

@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 
+from raydiance.metrics import frechet_name
+
 __all__ = ["curves", "distances", "latents", "plan_front", "svg_pair"]
 
 Floats = NDArray[np.floating]
@@ -78,16 +80,16 @@ def plan_front(points: Sequence[Mapping[str, object]]) -> Figure:
 
 
 def distances(rows: Sequence[Mapping[str, object]]) -> Figure:
-    """fd_views of each set of objects, as bars."""
+    """The Frechet distance of each set of objects, as bars."""
     figure, (axes,) = _panels(1)
-    names = [str(row["set"]) for row in rows]
-    values = [float(str(row["fd_views"])) for row in rows]
+    names, frechet = [str(row["set"]) for row in rows], frechet_name(rows[0])
+    values = [float(str(row[frechet])) for row in rows]
     colours = [LIGHT.first if name == "diffusion" else LIGHT.faint for name in names]
     bars = axes.barh(names, values, color=colours, height=0.55)
     axes.bar_label(bars, fmt="%.3g", padding=4, color=LIGHT.ink, fontsize=8)
     axes.invert_yaxis()
     axes.margins(x=0.15)
-    axes.set(xlabel="fd_views, lower is nearer to the real views")
+    axes.set(xlabel=f"{frechet}, lower is nearer to the real views")
     axes.set_title("Distance to the real objects", color=LIGHT.ink, fontsize=9, loc="left")
     return figure
 

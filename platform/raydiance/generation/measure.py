@@ -3,7 +3,7 @@ ones.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,11 +18,10 @@ from raydiance.generation.bundle import LatentModel
 from raydiance.generation.sampler import decode, noise_generator
 from raydiance.generation.viewsets import ViewSet, composite, field_view_set
 from raydiance.metrics import (
+    ImageExtractor,
     PerceptualDistance,
     SetScores,
-    ViewFeatures,
-    frechet_distance,
-    kernel_distance,
+    image_set_scores,
     psnr,
     set_scores,
     ssim,
@@ -39,16 +38,24 @@ __all__ = [
     "reconstruct",
 ]
 
-KERNEL_SEED = 0  # the subsets of the kernel distance are always the same ones
-
 
 @dataclass(frozen=True)
 class SetDistances:
-    """How far a set of objects is from the real ones: by its views, and by its shapes."""
+    """How far a set of objects is from the real ones: by its views, under their scores' names, and by its shapes."""
 
-    fd_views: float
-    kd_views: float
+    views: Mapping[str, float]
     shapes: SetScores
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """All of them by name."""
+        return {
+            **self.views,
+            "coverage": self.shapes.coverage,
+            "minimum_matching_x1e3": 1e3 * self.shapes.minimum_matching,
+            "nearest_neighbour_accuracy": self.shapes.nearest_neighbour_accuracy,
+            "nearest_training_x1e3": 1e3 * float(self.shapes.nearest_distance.mean()),
+        }
 
 
 def objects_of(data: ViewDataset, latents: Latents) -> list[int]:
@@ -134,17 +141,11 @@ def direct_latents(raw: Tensor, seeds: Sequence[int]) -> Tensor:
     return sampled
 
 
-def distances(generated: ViewSet, real: ViewSet, features: ViewFeatures) -> SetDistances:
-    """Both kinds of distance; `features` is the network behind fd_views and kd_views."""
-    ours, theirs = _features(generated.images, features), _features(real.images, features)
-    kernel = kernel_distance(ours, theirs, generator=torch.Generator().manual_seed(KERNEL_SEED))
+def distances(generated: ViewSet, real: ViewSet, extractor: ImageExtractor) -> SetDistances:
+    """Both kinds of distance."""
     return SetDistances(
-        frechet_distance(ours, theirs), kernel.mean, set_scores(generated.points, real.points)
+        image_set_scores(extractor, generated.images, real.images), set_scores(generated.points, real.points)
     )
-
-
-def _features(images: Tensor, features: ViewFeatures) -> Tensor:
-    return torch.cat([features(chunk) for chunk in torch.split(images, 64)])
 
 
 def evenly(count: int, total: int) -> list[int]:

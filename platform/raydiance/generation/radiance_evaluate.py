@@ -3,7 +3,7 @@ copies.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -12,9 +12,10 @@ from annotated_types import Ge
 from raydiance.data.fieldsets import FieldSet
 from raydiance.data.views import ViewDataset
 from raydiance.fields import contact_sheet, write_png
-from raydiance.generation.measure import Looking, evenly, reconstruct
+from raydiance.generation.extractors import ExtractorSpec, SeededViews, open_extractor
+from raydiance.generation.measure import Looking, distances, evenly, reconstruct
 from raydiance.generation.viewsets import ViewSet, composite, real_view_set
-from raydiance.metrics import SetScores, extractor, image_set_scores, jensen_shannon, read_lpips, set_scores
+from raydiance.metrics import jensen_shannon, read_lpips
 from raydiance.spec import spec, to_plain
 from raydiance.storage import write_json
 from raydiance.tracking import Outcome, Run
@@ -28,14 +29,13 @@ PAIRS = 8
 class FieldEvaluation:
     """How objects are looked at: num_views of the cameras of the real ones, num_points on their surfaces.
 
-    extractor, weights: see metrics.registry; lpips: weights of LPIPS, for it to be measured too.
+    extractor: what looks at views; lpips: weights of LPIPS, for it to be measured too.
     """
 
     num_views: Annotated[int, Ge(2)] = 6
     num_points: Annotated[int, Ge(2)] = 512
     samples_per_ray: Annotated[int, Ge(1)] = 64
-    extractor: Literal["views", "inception"] = "views"
-    weights: str | None = None
+    extractor: ExtractorSpec = SeededViews()
     lpips: str | None = None
 
 
@@ -51,7 +51,7 @@ def evaluate_fields(spec: FieldEvaluation, run: Run) -> Outcome:
     data = ViewDataset(run.inputs["render"])
     fitted, samples = FieldSet.of(run.inputs["fit"], "train"), FieldSet.of(run.inputs["sample"])
     objects = [data.object_ids.index(name) for name in fitted.ids]
-    looked = extractor(spec.extractor, spec.weights)
+    extractor = open_extractor(spec.extractor, run.store)
     perceptual = None if spec.lpips is None else read_lpips(Path(spec.lpips))
     views = evenly(spec.num_views, data.num_views)
     look = Looking(data.cameras(objects[0])[views], spec.num_points, spec.samples_per_ray)
@@ -60,18 +60,15 @@ def evaluate_fields(spec: FieldEvaluation, run: Run) -> Outcome:
         sampled = ViewSet.cat([look(field) for field in samples])
         real = real_view_set(data, objects, views, spec.num_points)
         sets = {"diffusion": sampled, "fitted": reconstructed}
-        shapes = {name: set_scores(each.points, real.points) for name, each in sets.items()}
-        found = {
-            name: image_set_scores(looked, each.images, real.images)
-            | _shape_scores(shapes[name])
-            | {"jsd": jensen_shannon(each.points, real.points)}
-            for name, each in sets.items()
+        found = {name: distances(each, real, extractor) for name, each in sets.items()}
+        scores = {
+            name: each.scores | {"jsd": jensen_shannon(sets[name].points, real.points)}
+            for name, each in found.items()
         }
-    table: list[dict[str, object]] = [{"set": name, **each} for name, each in found.items()]
-    copies = shapes["diffusion"]
-    frechet = looked.names[0]
-    metrics = found["diffusion"] | {
-        f"{frechet}_fitted": found["fitted"][frechet],
+    table: list[dict[str, object]] = [{"set": name, **each} for name, each in scores.items()]
+    copies, frechet = found["diffusion"].shapes, extractor.names[0]
+    metrics = scores["diffusion"] | {
+        f"{frechet}_fitted": scores["fitted"][frechet],
         "nearest_training_min_x1e3": 1e3 * float(copies.nearest_distance.min()),
     }
     for key in ("psnr", "ssim", "lpips"):
@@ -83,7 +80,7 @@ def evaluate_fields(spec: FieldEvaluation, run: Run) -> Outcome:
         run.name,
         spec=spec,
         parents=[artifact.ref for artifact in run.inputs.values()],
-        meta={"features": looked.identity},
+        meta={"features": extractor.identity},
     ) as draft:
         write_json(draft.path("metrics.json"), metrics)
         write_json(draft.path("objects.json"), rows)
@@ -92,15 +89,6 @@ def evaluate_fields(spec: FieldEvaluation, run: Run) -> Outcome:
     run.tracker.log_metrics(metrics)
     run.tracker.log_image("nearest", sheet)
     return Outcome(draft.artifact, metrics, {"objects": rows, "sets": table})
-
-
-def _shape_scores(shapes: SetScores) -> dict[str, float]:
-    return {
-        "coverage": shapes.coverage,
-        "minimum_matching_x1e3": 1e3 * shapes.minimum_matching,
-        "nearest_neighbour_accuracy": shapes.nearest_neighbour_accuracy,
-        "nearest_training_x1e3": 1e3 * float(shapes.nearest_distance.mean()),
-    }
 
 
 def _nearest(

@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+from raydiance.metrics import frechet_name
 from raydiance.storage import Artifact
 
 __all__ = ["Command", "StageRow", "write_report"]
@@ -22,6 +23,7 @@ NAMES = {
     "psnr_held_out": ("PSNR", "{:.1f} dB"),
     "ssim_held_out": ("SSIM", "{:.3f}"),
     "fd_views": ("fd_views", "{:.3g}"),
+    "fid": ("FID", "{:.3g}"),
     "fd_ratio": ("of direct sampling", "{:.0%}"),
     "denoising_loss": ("loss", "{:.3f}"),
     "gate_passed": ("gate", "{:.0f}"),
@@ -42,8 +44,8 @@ FIGURES = {
 }
 SAMPLES_INTRO = "Drawn one after the other, none chosen. The same seed gives the same object again."
 QUALITY_INTRO = (
-    "Scores in a seeded feature network of our own: they compare runs with each other and are not the FID of "
-    "papers. Lower fd_views and MMD are better, higher coverage is, and 1-NNA is best at 50 %."
+    "fd_views is a score in a feature network of our own: it compares runs with each other and is not the FID of "
+    "papers. Lower distances and MMD are better, higher coverage is, and 1-NNA is best at 50 %."
 )
 LINEAGE_INTRO = (
     "Each sample carries its bundle, plan and seed; from there the manifests lead back to the meshes."
@@ -115,6 +117,7 @@ def write_report(
 
 
 def _hero(metrics: Mapping[str, float], turntable: Path | None) -> str:
+    frechet = frechet_name(metrics)
     numbers = [
         (
             "Reconstruction",
@@ -124,8 +127,8 @@ def _hero(metrics: Mapping[str, float], turntable: Path | None) -> str:
         ("Structure", f"{metrics['ssim_held_out']:.3f} <small>SSIM</small>", "the same views"),
         (
             "Samples to real objects",
-            f"{metrics['fd_views']:.3g} <small>fd_views</small>",
-            f"direct latent sampling: {metrics['fd_views_direct']:.3g}",
+            f"{metrics[frechet]:.3g} <small>{frechet}</small>",
+            f"direct latent sampling: {metrics[f'{frechet}_direct']:.3g}",
         ),
         (
             "Speed",
@@ -175,15 +178,17 @@ def _noted(note: str) -> str:
 
 
 def _quality(evaluation: Artifact, gate: Sequence[Mapping[str, object]]) -> str:
+    sets = evaluation.read_json("sets.json")
+    frechet = frechet_name(sets[0])
     columns = (
-        ("fd_views", "fd_views", "{:.3g}"),
+        (frechet, NAMES[frechet][0], "{:.3g}"),
         ("coverage", "Coverage", "{:.0%}"),
         ("nearest_neighbour_accuracy", "1-NNA", "{:.0%}"),
         ("minimum_matching_x1e3", "MMD x1000", "{:.2f}"),
     )
     head = "<th>Objects</th>" + "".join(f'<th class="n">{label}</th>' for _, label, _ in columns)
     rows = []
-    for row in evaluation.read_json("sets.json"):
+    for row in sets:
         cells = "".join(f'<td class="n">{form.format(row[name])}</td>' for name, _, form in columns)
         first = ' class="first"' if row["set"] == "diffusion" else ""
         rows.append(f"<tr{first}><td>{SETS.get(row['set'], escape(row['set']))}</td>{cells}</tr>")

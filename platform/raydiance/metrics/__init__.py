@@ -13,11 +13,18 @@ from raydiance.metrics.image import masked_psnr, psnr, ssim
 from raydiance.metrics.inception import FidInception, read_inception
 from raydiance.metrics.manifolds import PrecisionRecall, inception_score, precision_recall
 from raydiance.metrics.perceptual import PerceptualDistance, read_lpips
-from raydiance.metrics.registry import EXTRACTORS, ImageExtractor, extractor, image_set_scores
+from raydiance.metrics.registry import (
+    ImageExtractor,
+    frechet_name,
+    image_set_scores,
+    inception_extractor,
+    seeded_extractor,
+    trained_extractor,
+)
+from raydiance.metrics.trained import ViewNetwork, ViewNetworkSpec, read_view_network
 from raydiance.metrics.vgg import VggPyramid, read_vgg
 
 __all__ = [
-    "EXTRACTORS",
     "FEATURES",
     "FEATURES_NAME",
     "FidInception",
@@ -28,12 +35,15 @@ __all__ = [
     "SetScores",
     "VggPyramid",
     "ViewFeatures",
+    "ViewNetwork",
+    "ViewNetworkSpec",
     "chamfer_distances",
-    "extractor",
     "frechet_distance",
+    "frechet_name",
     "frechet_spread",
     "gaussian_frechet_distance",
     "image_set_scores",
+    "inception_extractor",
     "inception_score",
     "jensen_shannon",
     "kernel_distance",
@@ -43,7 +53,10 @@ __all__ = [
     "read_inception",
     "read_lpips",
     "read_vgg",
+    "read_view_network",
+    "seeded_extractor",
     "set_scores",
     "ssim",
+    "trained_extractor",
     "view_features",
 ]

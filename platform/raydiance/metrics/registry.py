@@ -1,24 +1,35 @@
-"""What looks at images for the scores of sets, by name, and what its scores are called.
+"""What looks at images for the scores of sets, and what its scores are called.
 
-"views" is the network of metrics.features, whose weights are drawn from a seed; its scores are fd_views, kd_views
-and so on and compare only with each other. Scores are called fid, kid, ... only with the Inception weights of
-the papers, which the user brings as a file.
+Seeded: the network of metrics.features, whose weights are drawn from a seed. Trained: one that was trained here on
+views. Scores of both are called fd_views, kd_views and so on, and compare only where the identity is the same.
+Scores are called fid, kid, ... only with the Inception weights of the papers, which the user brings as a file.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from raydiance.errors import DataError
 from raydiance.metrics.features import FEATURES_NAME, view_features
 from raydiance.metrics.frechet import frechet_distance, kernel_distance
 from raydiance.metrics.inception import read_inception
 from raydiance.metrics.manifolds import inception_score, precision_recall
+from raydiance.metrics.trained import ViewNetworkSpec, read_view_network
+from raydiance.storage import file_sha256
 
-__all__ = ["EXTRACTORS", "ImageExtractor", "extractor", "image_set_scores"]
+__all__ = [
+    "ImageExtractor",
+    "frechet_name",
+    "image_set_scores",
+    "inception_extractor",
+    "seeded_extractor",
+    "trained_extractor",
+]
+
+VIEWS = ("fd_views", "kd_views", "precision_views", "recall_views")
+PAPERS = ("fid", "kid", "precision", "recall")
 
 CHUNK = 64  # images at a time
 KERNEL_SEED = 0  # the subsets of the kernel distance are always the same ones
@@ -43,33 +54,27 @@ class ImageExtractor:
         return torch.cat(features), None if logits[0] is None else torch.cat(logits)
 
 
-def _views(weights: Path | None) -> ImageExtractor:
-    if weights is not None:
-        raise DataError(f"weights {weights}: the extractor 'views' takes none; leave them out")
+def seeded_extractor() -> ImageExtractor:
+    """The network that is the same everywhere and needs nothing."""
     network = view_features()
-    names = ("fd_views", "kd_views", "precision_views", "recall_views")
-    return ImageExtractor(FEATURES_NAME, names, lambda images: (network(images), None))
+    return ImageExtractor(FEATURES_NAME, VIEWS, lambda images: (network(images), None))
 
 
-def _inception(weights: Path | None) -> ImageExtractor:
-    if weights is None:
-        raise DataError(
-            "the extractor 'inception' needs the weights of the papers, which are not part of this project: give "
-            "the path of a safetensors file, or take 'views'"
-        )
-    return ImageExtractor(
-        "inception-2015-12-05", ("fid", "kid", "precision", "recall"), read_inception(weights)
-    )
+def trained_extractor(spec: ViewNetworkSpec, weights: Path) -> ImageExtractor:
+    """A network of the job train_extractor; its identity holds the checksum of its weights."""
+    network = read_view_network(spec, weights)
+    identity = f"views-trained-{file_sha256(weights)[:12]}"
+    return ImageExtractor(identity, VIEWS, lambda images: (network(images), None))
 
 
-EXTRACTORS: dict[str, Callable[[Path | None], ImageExtractor]] = {"views": _views, "inception": _inception}
+def inception_extractor(weights: Path) -> ImageExtractor:
+    """The Inception network of FID, with weights of the papers in a safetensors file."""
+    return ImageExtractor("inception-2015-12-05", PAPERS, read_inception(weights))
 
 
-def extractor(name: str, weights: str | Path | None = None) -> ImageExtractor:
-    """An extractor by name. DataError, by name, for one that there is not or whose weights are missing."""
-    if name not in EXTRACTORS:
-        raise DataError(f"extractor {name!r}: there is {', '.join(sorted(EXTRACTORS))}")
-    return EXTRACTORS[name](None if weights is None else Path(weights))
+def frechet_name(scores: Iterable[str]) -> str:
+    """What the Frechet distance is called among the names of an evaluation's scores."""
+    return PAPERS[0] if PAPERS[0] in scores else VIEWS[0]
 
 
 def image_set_scores(looked: ImageExtractor, generated: Tensor, reference: Tensor) -> dict[str, float]:

@@ -29,6 +29,7 @@ from raydiance.training.denoisers import (
 )
 from raydiance.training.diffusion import DiffusionObjective, train_diffusion
 from raydiance.training.ema import Ema
+from raydiance.training.extractor import ExtractorLoop, ExtractorTraining, train_extractor
 from raydiance.training.inversion import InversionLoop, InversionSpec, invert
 from raydiance.training.loop import LoopSpec, Objective, fit, start, train_step
 from raydiance.training.radiance import FieldLoop, FieldUNetSpec, RadianceTraining, RenderingLoss
@@ -48,6 +49,8 @@ __all__ = [
     "DiffusionTraining",
     "DrawSpec",
     "Ema",
+    "ExtractorLoop",
+    "ExtractorTraining",
     "FieldLoop",
     "FieldUNetSpec",
     "InversionLoop",
@@ -74,5 +77,6 @@ __all__ = [
     "train_articulated",
     "train_autodecoder",
     "train_diffusion",
+    "train_extractor",
     "train_step",
 ]
