@@ -96,6 +96,7 @@ def test_balls_are_learned_on_a_view_never_seen(trained):
     assert trained["autodecoder"].metrics["psnr_held_out"] > 20
     squared = curve(trained["tracker"], "train/squared")
     assert squared[-1] < 0.2 * squared[0]
+    assert all(0 < share < 1 for share in curve(trained["tracker"], "speed/data_wait"))
 
 
 def test_scores_and_names_stand_in_the_artifact(trained):

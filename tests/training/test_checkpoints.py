@@ -8,7 +8,7 @@ import torch
 from tests.training.toys import Toy, loop, worker
 
 from raydiance.storage import Store
-from raydiance.training import Checkpoints, checkpoint, fit, start
+from raydiance.training import Checkpoints, checkpoint, fit, load_checkpoint, save_checkpoint, start
 
 
 @pytest.fixture
@@ -33,6 +33,16 @@ def test_what_changes_while_it_is_written_is_not_in_it(store, monkeypatch):
         checkpoints.restore(state)
     assert state.step == 0
     assert all(torch.equal(value, before[name]) for name, value in state.averaged().items())
+
+
+def test_processor_time_counts_on_over_restarts_and_returns(store):
+    first, second = start(Toy(), loop()), start(Toy(), loop())
+    first.spent_s = 100.0
+    load_checkpoint(store, save_checkpoint(store, "toy", first), second)
+    assert 100.0 <= second.cpu_s < first.cpu_s + 50
+    second.spent_s = 300.0
+    load_checkpoint(store, store.list("checkpoints/toy")[0], second)  # gone back to: that was spent, too
+    assert second.cpu_s >= 300.0
 
 
 def test_one_is_written_at_a_time_and_what_goes_wrong_is_told(store, monkeypatch):

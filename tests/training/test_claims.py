@@ -57,8 +57,9 @@ def test_against_several_the_worst_decides() -> None:
 
 @pytest.mark.parametrize("size", ["micro", "tiny", "small"])
 def test_each_setting_differs_from_the_base_in_what_its_name_says(size: str) -> None:
-    base = spec(size).base
-    settings = settings_of(base)
+    base, voxels = spec(size).base, spec(size).voxels
+    settings = settings_of(base, voxels)
+    assert settings.pop("voxels") == voxels
     plain = flatten(to_plain(base))
     changed = {
         name: {
@@ -86,7 +87,7 @@ def test_each_setting_differs_from_the_base_in_what_its_name_says(size: str) -> 
     }
     said = statements_of(base, (4, 8))
     assert tuple(each.name for each in said) == STATEMENTS
-    assert {arm.setting for each in said for arm in each.arms} == set(settings)
+    assert {arm.setting for each in said for arm in each.arms} == {*settings, "voxels"}
 
 
 def test_settings_that_a_statement_could_not_leave_out_are_refused() -> None:
@@ -111,21 +112,24 @@ def test_the_ledger_goes_on_where_its_budget_ended_and_shares_what_it_can(tmp_pa
         assert outcome.artifact.path("claims.md").read_text() == tracker.texts["claims.md"]
         return outcome.artifact.read_json("claims.json"), tracker
 
-    some = ("direct", "multi_view", "steps", "outliers")
+    some = ("direct", "multi_view", "steps", "outliers", "voxels")
     first, tracker = ledger(statements=some, budget_s=1e-3)
     assert [f"{row['setting']} {row['seed']}" for row in first["cells"]] == ["base 0"]
-    lacking = ["one view 0", "free 0", "free moments 0", "base 1", "one view 1", "free 1", "free moments 1"]
-    assert first["missing"] == lacking and "Missing, 7: one view 0, " in tracker.texts["claims.md"]
+    others = ["one view", "free", "free moments", "voxels"]
+    lacking = [f"{name} 0" for name in others] + [f"{name} 1" for name in ("base", *others)]
+    assert first["missing"] == lacking and "Missing, 9: one view 0, " in tracker.texts["claims.md"]
     assert {each["verdict"] for each in first["statements"]} == {"open"}
     assert {"psnr", "fd_views_2", "fd_views_direct"} <= set(first["cells"][0])
     assert not store.list("checkpoints")
 
     whole, tracker = ledger(statements=some)
     assert whole["missing"] == [] and whole["cells"][0] == first["cells"][0]
-    assert [child.tags["setting"] for child in tracker.children[:3]] == ["one view", "free", "free moments"]
-    assert len(whole["cells"]) == 8 and len(tracker.children) == 7
-    assert len(store.list("denoiser")) == 6 and len(store.list("autodecoder")) == 6  # free: one for both
-    direct, several, *_ = whole["statements"]
+    assert [child.tags["setting"] for child in tracker.children[:4]] == others
+    assert len(whole["cells"]) == 10 and len(tracker.children) == 9
+    assert len(store.list("denoiser")) == 8 and len(store.list("autodecoder")) == 6  # free: one for both
+    assert len(store.list("fields")) == 2 and all(row["training_s"] > 0 for row in whole["cells"])
+    direct, several, *_, voxels = whole["statements"]
+    assert voxels["verdict"] != "open" and "CPU-s, voxel fields: " in voxels["here"]
     assert direct["verdict"] != "open" and "reconstructions: " in direct["here"]
     assert several["cells"] == "base, one view"
     assert [row["name"] for row in tracker.tables["claims.json"]] == list(some)

@@ -1,5 +1,7 @@
 """Operations are counted right, and counting changes nothing."""
 
+import time
+
 import pytest
 import torch
 from tests.training.toys import Toy, loop, worker
@@ -8,7 +10,7 @@ from torch import nn
 from raydiance.storage import Store
 from raydiance.training import Batch, fit
 from raydiance.training.precision import choose_precision
-from raydiance.training.throughput import PEAKS, Throughput, peak_flops
+from raydiance.training.throughput import PEAKS, Stopwatch, Throughput, peak_flops
 
 CPU = torch.device("cpu")
 FLOAT = choose_precision("float32", CPU)
@@ -32,6 +34,17 @@ def test_two_layers_take_the_operations_that_a_hand_counts():
     rates = throughput.read()
     assert rates["speed/mfu"] == pytest.approx(rates["speed/gflops_per_s"])
     assert all(peaks[torch.bfloat16] > peaks[torch.float32] for peaks in PEAKS.values())
+
+
+def test_what_a_step_waits_for_its_data_is_a_share_of_it(monkeypatch):
+    throughput = Throughput(4, 1, CPU, FLOAT, loading := Stopwatch())
+    throughput.flops = 1
+    monkeypatch.setattr(time, "perf_counter", iter([0.0, 5.0, 10.0, 11.0, 13.0, 14.0]).__next__)
+    with loading.running():  # before the first step: not of one
+        pass
+    with throughput.step(), loading.running():
+        pass
+    assert throughput.read()["speed/data_wait"] == 0.5  # 2 of 4 seconds
 
 
 class Remembering(Toy):

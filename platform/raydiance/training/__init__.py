@@ -17,7 +17,7 @@ from raydiance.training.checkpoint import (
     read_snapshots,
     save_checkpoint,
 )
-from raydiance.training.claim_cells import DrawSpec
+from raydiance.training.claim_draws import DrawSpec
 from raydiance.training.claims import ClaimsSpec, claims
 from raydiance.training.denoisers import (
     DiffusionLoop,

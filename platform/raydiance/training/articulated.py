@@ -1,7 +1,6 @@
 """Training articulated fields: canonical volumes and blend weights together, from views in known poses."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
@@ -13,10 +12,11 @@ from raydiance.fields import render_function
 from raydiance.generation.articulated_evaluate import parts_sheet, pose_scores
 from raydiance.models import ArticulatedField, ArticulatedSpec, save_weights
 from raydiance.spec import spec, to_plain
-from raydiance.storage import ArtifactRef, write_json
+from raydiance.storage import ArtifactRef, Draft, write_json
 from raydiance.tracking import Outcome, Run, Worker
 from raydiance.training.batches import Batch
-from raydiance.training.loop import LoopSpec, Objective, fit
+from raydiance.training.jobs import Payload, fit_and_keep, launch
+from raydiance.training.loop import LoopSpec, Objective
 from raydiance.training.losses import total_variation
 from raydiance.training.rays import draw_rays
 
@@ -66,13 +66,14 @@ class ArticulatedObjective(Objective):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         training, device = self.training_spec, self.model.num_parts.device
         entries = [self.entries[row] for row in batch.items(len(self.entries))]
-        drawn = draw_rays(
-            self.views,
-            entries,
-            batch.generators(),
-            num_views=training.num_views,
-            num_rays=training.num_rays,
-        ).to(device)
+        with self.loading.running():
+            drawn = draw_rays(
+                self.views,
+                entries,
+                batch.generators(),
+                num_views=training.num_views,
+                num_rays=training.num_rays,
+            ).to(device)
         objects, poses = self.views.objects[entries].to(device), self.views.poses[entries].to(device)
         grid = self.model(objects)
         seen = render_function(
@@ -97,49 +98,24 @@ class ArticulatedObjective(Objective):
         return {"parts": parts_sheet({"found": self.model}, self.views, self.training_spec.num_samples)}
 
 
-@dataclass(frozen=True)
-class Payload:
-    """What a worker needs to train; it can be pickled."""
-
-    training: ArticulatedTraining
-    views: ArtifactRef
-    run_name: str
-    seed: int
-
-
 def train_articulated(training: ArticulatedTraining, run: Run) -> Outcome:
     """Train on the views of inputs["articulate"]: kind "articulated" (weights, spec, scores in unseen poses)."""
-    views = run.inputs["articulate"]
-    run.tracker.log_params(to_plain(training))
-    run.tracker.log_input(views, "training")
-    ref = run.launch(_train, Payload(training, views.ref, run.name, run.seed))
-    assert ref is not None, "rank 0 writes the artifact"
-    artifact = run.store.get(ref)
+    artifact = launch(_train, training, run, {"views": run.inputs["articulate"]})
     table = artifact.read_json("unseen.json")
     metrics = {"psnr_unseen": float(np.mean([row["psnr"] for row in table]))}
     run.tracker.log_metrics(metrics)
     return Outcome(artifact, metrics, {"unseen": table})
 
 
-def _train(payload: Payload, worker: Worker) -> ArtifactRef | None:
-    training = payload.training
-    views = ArticulatedViews(worker.store.get(payload.views))
+def _train(payload: Payload[ArticulatedTraining], worker: Worker) -> ArtifactRef | None:
+    training = payload.spec
+    views = ArticulatedViews(worker.store.get(payload.parents["views"]))
     objective = ArticulatedObjective(training, views)
-    state = fit(objective, training.loop, worker=worker, run_name=payload.run_name, seed=payload.seed)
-    if worker.rank > 0:
-        return None
-    objective.model.load_state_dict(state.averaged())
-    scores = pose_scores(objective.model, views, training.num_samples)
-    with worker.store.create(
-        "articulated",
-        payload.run_name,
-        spec=training,
-        seeds={"seed": payload.seed},
-        parents=[payload.views],
-        meta={"step": state.step},
-    ) as draft:
-        save_weights(draft.path("weights.safetensors"), state.averaged())
+
+    def write(draft: Draft) -> None:
+        save_weights(draft.path("weights.safetensors"), objective.model.state_dict())
         described = {"model": to_plain(training.model), "num_parts": views.num_parts.tolist()}
         write_json(draft.path("spec.json"), described | {"object_ids": views.names})
-        write_json(draft.path("unseen.json"), scores)
-    return draft.artifact.ref
+        write_json(draft.path("unseen.json"), pose_scores(objective.model, views, training.num_samples))
+
+    return fit_and_keep("articulated", objective, training.loop, payload, worker, write)

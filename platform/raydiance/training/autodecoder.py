@@ -14,10 +14,11 @@ from raydiance.fields import Rays, Rendering, VoxelField, render, render_views
 from raydiance.metrics import VggPyramid, psnr, read_vgg, ssim
 from raydiance.models import Autodecoder, AutodecoderSpec, save_weights
 from raydiance.spec import spec, to_plain
-from raydiance.storage import ArtifactRef, PretrainedSpec, pretrained_file, write_json
+from raydiance.storage import ArtifactRef, Draft, PretrainedSpec, pretrained_file, write_json
 from raydiance.tracking import Outcome, Run, Worker
 from raydiance.training.batches import Batch
-from raydiance.training.loop import LoopSpec, Objective, fit
+from raydiance.training.jobs import Payload, fit_and_keep, launch
+from raydiance.training.loop import LoopSpec, Objective
 from raydiance.training.losses import (
     density_sparsity,
     pyramid_l1,
@@ -166,12 +167,15 @@ class AutodecoderObjective(Objective):
     ) -> dict[str, Tensor]:
         """The losses of the fields [B, R, R, R, 4] of the rows."""
         device = grid.device
-        lattices = [self._lattice(self.objects[row], g) for row, g in zip(rows, generators, strict=True)]
-        origins, directions, jitter = (
-            torch.stack(parts).to(device)
-            for parts in zip(*[(part.rays.origins, part.rays.directions, part.jitter) for part in lattices])
-        )
-        truth = torch.stack([part.rgba for part in lattices]).to(device)
+        with self.loading.running():
+            lattices = [self._lattice(self.objects[row], g) for row, g in zip(rows, generators, strict=True)]
+            origins, directions, jitter = (
+                torch.stack(parts).to(device)
+                for parts in zip(
+                    *[(part.rays.origins, part.rays.directions, part.jitter) for part in lattices]
+                )
+            )
+            truth = torch.stack([part.rgba for part in lattices]).to(device)
         rendering = render(
             VoxelField(grid),
             Rays(origins, directions),
@@ -265,78 +269,49 @@ def held_out_pair(
 @torch.no_grad()
 def held_out_scores(
     model: Autodecoder, objects: Sequence[int], views: ViewDataset, num_samples: int
-) -> list[dict[str, float]]:
-    """PSNR in dB and SSIM of each of the objects that have a code, the mean over its held-out views."""
+) -> list[dict[str, object]]:
+    """A row for each of the objects that have a code: PSNR in dB and SSIM, the means over its held-out views."""
     model.eval()
-    scores = []
+    rows: list[dict[str, object]] = []
     for row, index in enumerate(objects):
         truth, shown = held_out_pair(model, row, index, views, slice(None), num_samples)
-        scores.append({"psnr": float(psnr(shown, truth).mean()), "ssim": float(ssim(shown, truth).mean())})
-    return scores
-
-
-@dataclass(frozen=True)
-class Payload:
-    """What a worker needs to train; it can be pickled."""
-
-    training: AutodecoderTraining
-    views: ArtifactRef
-    run_name: str
-    seed: int
+        scores = {"psnr": float(psnr(shown, truth).mean()), "ssim": float(ssim(shown, truth).mean())}
+        rows.append({"object": views.object_ids[index], **scores})
+    return rows
 
 
 def train_autodecoder(training: AutodecoderTraining, run: Run) -> Outcome:
     """Train on the training objects of inputs["render"]: an "autodecoder" (weights, spec, scores)."""
-    views = run.inputs["render"]
-    run.tracker.log_params(to_plain(training))
-    run.tracker.log_input(views, "training")
     run.tracker.set_tags({"image_loss": training.image_loss})
-    ref = run.launch(_train, Payload(training, views.ref, run.name, run.seed))
-    assert ref is not None, "rank 0 writes the artifact"
-    artifact = run.store.get(ref)
+    artifact = launch(_train, training, run, {"views": run.inputs["render"]})
     table = artifact.read_json("held_out.json")
     metrics = {f"{key}_held_out": float(np.mean([row[key] for row in table])) for key in ("psnr", "ssim")}
     run.tracker.log_metrics(metrics)
     return Outcome(artifact, metrics, {"held_out": table})
 
 
-def _train(payload: Payload, worker: Worker) -> ArtifactRef | None:
-    training, artifact = payload.training, worker.store.get(payload.views)
+def _train(payload: Payload[AutodecoderTraining], worker: Worker) -> ArtifactRef | None:
+    training, artifact = payload.spec, worker.store.get(payload.parents["views"])
     views = ViewDataset(artifact)
     if len(views.train_objects) == 0 or len(views.train_views) == 0:
         raise ConfigError(
-            f"{payload.views.key}: it has {len(views.train_objects)} training objects and "
+            f"{artifact.ref.key}: it has {len(views.train_objects)} training objects and "
             f"{len(views.train_views)} training views, and needs both: lower the share that is held out"
         )
     objective = AutodecoderObjective(training, views, payload.seed)
-    state = fit(objective, training.loop, worker=worker, run_name=payload.run_name, seed=payload.seed)
-    if worker.rank > 0:
-        return None
-    objective.model.load_state_dict(state.averaged())
-    ids = [views.object_ids[index] for index in objective.objects]
-    scores = held_out_scores(objective.model, objective.objects, views, training.num_samples)
-    with worker.store.create(
-        "autodecoder",
-        payload.run_name,
-        spec=training,
-        seeds={"seed": payload.seed},
-        parents=[payload.views],
-        meta={"step": state.step},
-    ) as draft:
-        save_weights(draft.path("weights.safetensors"), state.averaged())
-        write_json(
-            draft.path("spec.json"),
-            {
-                "model": to_plain(training.model),
-                "image_loss": training.image_loss,
-                "num_objects": len(ids),
-                "object_ids": ids,
-                "categories": [views.categories[index] for index in objective.objects],
-                "captions": [views.captions[index] for index in objective.objects],
-            },
-        )
-        write_json(
-            draft.path("held_out.json"),
-            [{"object": name, **row} for name, row in zip(ids, scores, strict=True)],
-        )
-    return draft.artifact.ref
+
+    def write(draft: Draft) -> None:
+        model, objects = objective.model, objective.objects
+        described = {
+            "model": to_plain(training.model),
+            "image_loss": training.image_loss,
+            "num_objects": len(objects),
+            "object_ids": [views.object_ids[index] for index in objects],
+            "categories": [views.categories[index] for index in objects],
+            "captions": [views.captions[index] for index in objects],
+        }
+        save_weights(draft.path("weights.safetensors"), model.state_dict())
+        write_json(draft.path("spec.json"), described)
+        write_json(draft.path("held_out.json"), held_out_scores(model, objects, views, training.num_samples))
+
+    return fit_and_keep("autodecoder", objective, training.loop, payload, worker, write)

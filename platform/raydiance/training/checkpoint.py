@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -30,6 +31,7 @@ class TrainState:
     """All that changes while a run goes on: noise and the order of data follow from seed, step and returns.
 
     losses: of the last steps, what a spike is told by; returns: how often training went back to a checkpoint.
+    spent_s: processor time before the process had taken `began`.
     """
 
     model: nn.Module
@@ -39,6 +41,13 @@ class TrainState:
     step: int = 0
     losses: list[float] = field(default_factory=list)
     returns: int = 0
+    spent_s: float = 0.0
+    began: float = field(default_factory=time.process_time)
+
+    @property
+    def cpu_s(self) -> float:
+        """Processor seconds of this worker's processes; of one that was cut off those before the checkpoint."""
+        return self.spent_s + time.process_time() - self.began
 
     def averaged(self) -> dict[str, Tensor]:
         """The weights to use: the moving average where there is one."""
@@ -68,6 +77,7 @@ def save_checkpoint(store: Store, run_name: str, state: TrainState) -> ArtifactR
 def _copy(state: TrainState) -> Copy:
     tensors = {f"model/{name}": value for name, value in state.model.state_dict().items()}
     scalars: dict[str, Any] = {"step": state.step, "losses": state.losses, "returns": state.returns}
+    scalars["cpu_s"] = state.cpu_s
     if state.ema:
         tensors |= {f"ema/{name}": value for name, value in state.ema.shadow.items()}
         scalars["ema_updates"] = state.ema.num_updates
@@ -122,6 +132,7 @@ def load_checkpoint(store: Store, ref: ArtifactRef, state: TrainState) -> None:
         state.averages.load(parts["averages"], scalars["step"])
     state.step = scalars["step"]
     state.losses, state.returns = list(scalars.get("losses", [])), scalars.get("returns", 0)
+    state.spent_s, state.began = max(state.cpu_s, scalars.get("cpu_s", 0.0)), time.process_time()
 
 
 def _lay_like_parameters(optimizer: torch.optim.Optimizer) -> None:

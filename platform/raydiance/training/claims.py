@@ -16,7 +16,16 @@ from raydiance.spec import spec, to_plain
 from raydiance.storage import Artifact, write_json
 from raydiance.tracking import Outcome, Run
 from raydiance.training.autodecoder import AutodecoderTraining
-from raydiance.training.claim_cells import Cell, DrawSpec, Figures, Group, Setting, known_cells, measure
+from raydiance.training.claim_cells import (
+    Cell,
+    Figures,
+    Group,
+    Setting,
+    VoxelSetting,
+    known_cells,
+    measure,
+)
+from raydiance.training.claim_draws import DrawSpec
 from raydiance.training.denoisers import DiffusionTraining
 from raydiance.training.ledger import entry, write_ledger
 from raydiance.training.statements import BASE, STATEMENTS, Statement, settings_of, statements_of
@@ -28,14 +37,15 @@ __all__ = ["ClaimsSpec", "claims"]
 class ClaimsSpec:
     """The base that every setting differs from by one thing, what is drawn, and how often all of it is trained.
 
-    statements: by name, in the order of measuring (training.statements). seeds: added to the experiment's. steps:
-    numbers of network calls that the statement on them compares. budget_s: processor time of this machine
-    after which no more is begun (None: all; 0: what is there is collected); what is missing is named, and a later
-    run goes on with it.
+    voxels: what latents are compared with, to be given about as much processor time. statements: by name, in the
+    order of measuring (training.statements). seeds: added to the experiment's. steps: numbers of network calls
+    that the statement on them compares. budget_s: processor time of this machine after which no more is begun
+    (None: all; 0: what is there is collected); what is missing is named, and a later run goes on with it.
     """
 
     train_autodecoder: AutodecoderTraining
     train_diffusion: DiffusionTraining = DiffusionTraining()
+    voxels: VoxelSetting = VoxelSetting()
     draw: DrawSpec = DrawSpec()
     steps: Annotated[tuple[int, ...], MinLen(2)] = (4, 8, 16, 32, 64)
     seeds: Annotated[tuple[int, ...], MinLen(1)] = (0, 1, 2)
@@ -116,7 +126,7 @@ def claims(spec: ClaimsSpec, run: Run) -> Outcome:
 
 def _cells(spec: ClaimsSpec, run: Run, statements: Sequence[Statement], views: Artifact) -> list[Cell]:
     """All cells that the statements need: one seed after the other, so that a ledger cut off is broad."""
-    settings = settings_of(spec.base)
+    settings = settings_of(spec.base, spec.voxels)
     wanted = dict.fromkeys(arm.setting for statement in statements for arm in statement.arms)
     return [
         Cell(name, settings[name], run.seed + seed, _drawn(spec, name, statements), views.ref)
@@ -137,7 +147,7 @@ def _fill(spec: ClaimsSpec, run: Run, cells: Sequence[Cell]) -> dict[str, Artifa
     wanted: dict[str, dict[str, Cell]] = {}
     for cell in cells:
         if cell.identity not in kept:
-            wanted.setdefault(cell.autodecoder_name, {})[cell.identity] = cell
+            wanted.setdefault(cell.shared_name, {})[cell.identity] = cell
     groups = [Group(run.store, tuple(each.values())) for each in wanted.values()]
     spent = 0.0
     with run.progress.task("claims", total=len({cell.identity for cell in cells})) as shown:

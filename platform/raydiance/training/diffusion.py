@@ -3,7 +3,6 @@ radiance fields towards the fields themselves.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -29,11 +28,12 @@ from raydiance.models import (
     save_weights,
 )
 from raydiance.spec import to_plain
-from raydiance.storage import Artifact, ArtifactRef, write_json
+from raydiance.storage import Artifact, ArtifactRef, Draft, write_json
 from raydiance.tracking import Outcome, Run, Worker
 from raydiance.training.batches import Batch
 from raydiance.training.denoisers import DiffusionTraining, PixelTraining
-from raydiance.training.loop import Objective, fit
+from raydiance.training.jobs import Payload, fit_and_keep, launch
+from raydiance.training.loop import Objective
 from raydiance.training.precision import exact
 from raydiance.training.radiance import RadianceTraining, ViewLoss
 from raydiance.training.randomness import sample_generator, seeded
@@ -150,87 +150,45 @@ class DiffusionObjective(Objective):
         return self.show(sampling.sample(self.preconditioning.noise_predictor(network), plan, x))
 
 
-@dataclass(frozen=True)
-class Payload:
-    """What a worker needs to train; it can be pickled."""
-
-    training: Training
-    latents: ArtifactRef
-    autodecoder: ArtifactRef | None
-    views: ArtifactRef | None
-    run_name: str
-    seed: int
-
-
 def train_diffusion(training: Training, run: Run) -> Outcome:
     """Train on the input of kind "latents": artifact kind "denoiser" (averaged weights, spec).
 
     With inputs["train_autodecoder"] samples are decoded and shown while training; pixels and fields are shown
     as they are. The rendering loss of fields takes its views from inputs["render"].
     """
-    latents = run.input_of("latents")
-    autodecoder, views = (run.inputs.get(stage) for stage in ("train_autodecoder", "render"))
-    run.tracker.log_params(to_plain(training))
-    run.tracker.log_input(latents, "training")
-    payload = Payload(
-        training,
-        latents.ref,
-        autodecoder.ref if autodecoder else None,
-        views.ref if views else None,
-        run.name,
-        run.seed,
-    )
-    ref = run.launch(_train, payload)
-    assert ref is not None, "rank 0 writes the artifact"
-    artifact = run.store.get(ref)
+    beside = {stage: run.inputs[stage] for stage in ("train_autodecoder", "render") if stage in run.inputs}
+    artifact = launch(_train, training, run, {"latents": run.input_of("latents")}, beside=beside)
     metrics = artifact.read_json("metrics.json")
     run.tracker.log_metrics(metrics)
     return Outcome(artifact, metrics)
 
 
-def _train(payload: Payload, worker: Worker) -> ArtifactRef | None:
-    training, artifact = payload.training, worker.store.get(payload.latents)
+def _train(payload: Payload[Training], worker: Worker) -> ArtifactRef | None:
+    training, artifact = payload.spec, worker.store.get(payload.parents["latents"])
     raw = load_file(artifact.path("latents.safetensors"))
     statistics = RobustStatistics(raw["center"], raw["scale"])
     described = artifact.read_json("latents.json")
     classes = sorted(set(described["categories"]))
     embeddings = training.embeddings if isinstance(training, DiffusionTraining) else None
     texts = read_texts(training.model, embeddings, described)
+    beside = {stage: worker.store.get(ref) for stage, ref in payload.beside.items()}
     objective = DiffusionObjective(
         training,
         statistics.normalise(raw["latents"]),
         payload.seed,
         labels=_labels(training, described["categories"], classes),
         tokens=texts.tokens,
-        show=_show(
-            training, artifact, worker.store.get(payload.autodecoder) if payload.autodecoder else None
-        ),
-        view_loss=_view_loss(payload, worker),
+        show=_show(training, artifact, beside.get("train_autodecoder")),
+        view_loss=_view_loss(training, artifact, beside.get("render"), worker.device),
     )
-    state = fit(objective, training.loop, worker=worker, run_name=payload.run_name, seed=payload.seed)
-    if worker.rank > 0:
-        return None
-    objective.model.load_state_dict(state.averaged())
-    with worker.store.create(
-        "denoiser",
-        payload.run_name,
-        spec=training,
-        seeds={"seed": payload.seed},
-        parents=[payload.latents],
-        meta={"step": state.step},
-    ) as draft:
-        save_weights(draft.path("weights.safetensors"), state.averaged())
-        write_json(
-            draft.path("spec.json"),
-            {
-                "model": to_plain(training.model),
-                "classes": classes,
-                "words": list(texts.words),
-                **training.described,
-            },
-        )
+
+    def write(draft: Draft) -> None:
+        save_weights(draft.path("weights.safetensors"), objective.model.state_dict())
+        told = {"model": to_plain(training.model), "classes": classes, "words": list(texts.words)}
+        write_json(draft.path("spec.json"), {**told, **training.described})
         write_json(draft.path("metrics.json"), {"denoising_loss": denoising_loss(objective)})
-    return draft.artifact.ref
+
+    return fit_and_keep("denoiser", objective, training.loop, payload, worker, write)
 
 
 @torch.no_grad()
@@ -287,20 +245,21 @@ def _views(
     return {"samples": (sheet.clamp(0, 1) * 255).round().byte().numpy(), "turntable": film}
 
 
-def _view_loss(payload: Payload, worker: Worker) -> ViewLoss | None:
+def _view_loss(
+    training: Training, latents: Artifact, render: Artifact | None, device: torch.device
+) -> ViewLoss | None:
     """The rendering loss that the spec asks for. Raises ConfigError without views of the same objects."""
-    training = payload.training
     if not isinstance(training, RadianceTraining) or training.rendering.weight == 0:
         return None
-    if payload.views is None:
+    if render is None:
         raise ConfigError(
             "train_diffusion.rendering.weight > 0 compares with views, and there is no input render: name it as "
             "--input render=KEY, or set the weight to 0"
         )
-    latents, views = worker.store.get(payload.latents), ViewDataset(worker.store.get(payload.views))
+    views = ViewDataset(render)
     places = {name: index for index, name in enumerate(views.object_ids)}
     objects = [places[name] for name in latents.read_json("latents.json")["object_ids"]]
-    return ViewLoss(training.rendering, FieldCode.of(latents, worker.device), views, objects)
+    return ViewLoss(training.rendering, FieldCode.of(latents, device), views, objects)
 
 
 def pixel_sheet(pixels: Tensor) -> dict[str, NDArray[np.uint8]]:

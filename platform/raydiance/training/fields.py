@@ -167,7 +167,7 @@ def _done_before(store: Store, checkpoints: str) -> dict[int, _Result]:
 
 def _fit_object(task: _Task) -> _Result:
     """Fit one object; the function that is mapped over processes."""
-    start = time.perf_counter()
+    start, spent = time.perf_counter(), time.process_time()
     data = ViewDataset(task.store.get(task.views))
     try:
         images = PosedImages(data.images(task.object_index), data.cameras(task.object_index))
@@ -175,7 +175,11 @@ def _fit_object(task: _Task) -> _Result:
     except (RaydianceError, RuntimeError) as error:
         name = data.object_ids[task.object_index]
         return _Result(task.object_index, None, {}, f"{name}: {error}")
-    scores = {"steps": float(fitted.steps), "seconds": time.perf_counter() - start}
+    scores = {
+        "steps": float(fitted.steps),
+        "seconds": time.perf_counter() - start,
+        "cpu_s": time.process_time() - spent,
+    }
     if len(data.held_out_views):
         scores["psnr"] = float(held_out_psnr(fitted, images[data.held_out_views.tolist()]).mean())
     with task.store.create(

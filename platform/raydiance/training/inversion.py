@@ -4,7 +4,7 @@ The networks stay as they are. What is found is judged on the held-out views of 
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -17,7 +17,7 @@ from raydiance.data.views import ViewDataset
 from raydiance.errors import ConfigError
 from raydiance.models import Autodecoder, read_autodecoder
 from raydiance.spec import from_plain, spec, to_plain
-from raydiance.storage import Artifact, ArtifactRef, write_json
+from raydiance.storage import Artifact, ArtifactRef, Draft, write_json
 from raydiance.tracking import Outcome, Run, Worker
 from raydiance.training.autodecoder import (
     AutodecoderLoop,
@@ -25,7 +25,8 @@ from raydiance.training.autodecoder import (
     AutodecoderTraining,
     held_out_scores,
 )
-from raydiance.training.loop import LoopSpec, fit
+from raydiance.training.jobs import Payload, fit_and_keep, launch
+from raydiance.training.loop import LoopSpec
 
 __all__ = ["InversionLoop", "InversionSpec", "invert"]
 
@@ -86,32 +87,14 @@ class CodeTable(Autodecoder):
         self.codes.weight.data = trained.codes.weight.detach().mean(0).repeat(num_objects, 1)
 
 
-@dataclass(frozen=True)
-class Payload:
-    """What a worker needs to invert; it can be pickled."""
-
-    inversion: InversionSpec
-    views: ArtifactRef
-    autodecoder: ArtifactRef
-    latents: ArtifactRef
-    run_name: str
-    seed: int
-
-
 def invert(inversion: InversionSpec, run: Run) -> Outcome:
     """Latents of the objects of inputs["render"] that were kept back: artifact kind "inversion".
 
     Reads inputs render, train_autodecoder and encode. latents.safetensors holds "latents" [N, C, L, L, L] (and
     "codes" where they were sought), latents.json the objects, held_out.json the PSNR and SSIM of each.
     """
-    inputs = [run.inputs[stage] for stage in ("render", "train_autodecoder", "encode")]
-    run.tracker.log_params(to_plain(inversion))
-    for artifact in inputs:
-        run.tracker.log_input(artifact, "inversion")
-    views, trained, latents = (artifact.ref for artifact in inputs)
-    ref = run.launch(_invert, Payload(inversion, views, trained, latents, run.name, run.seed))
-    assert ref is not None, "rank 0 writes the artifact"
-    artifact = run.store.get(ref)
+    parents = {stage: run.inputs[stage] for stage in ("render", "train_autodecoder", "encode")}
+    artifact = launch(_invert, inversion, run, parents, context="inversion")
     table = artifact.read_json("held_out.json")
     metrics = {f"{key}_unseen": float(np.mean([row[key] for row in table])) for key in ("psnr", "ssim")}
     metrics["psnr_unseen_min"] = min(row["psnr"] for row in table)
@@ -119,43 +102,32 @@ def invert(inversion: InversionSpec, run: Run) -> Outcome:
     return Outcome(artifact, metrics, {"held_out": table})
 
 
-def _invert(payload: Payload, worker: Worker) -> ArtifactRef | None:
-    inversion = payload.inversion
-    parents = [payload.views, payload.autodecoder, payload.latents]
-    stored, trained, latents = (worker.store.get(ref) for ref in parents)
+def _invert(payload: Payload[InversionSpec], worker: Worker) -> ArtifactRef | None:
+    inversion = payload.spec
+    stored, trained, latents = (worker.store.get(ref) for ref in payload.parents.values())
     views = ViewDataset(stored)
     objects = [int(index) for index in views.test_objects[: inversion.max_objects]]
     if not objects:
-        raise ConfigError(f"{payload.views.key}: no object was kept back: set ingest.test_fraction above 0")
+        raise ConfigError(f"{stored.ref.key}: no object was kept back: set ingest.test_fraction above 0")
     model = _start(inversion, trained, latents, len(objects))
     training = _as_training(inversion, trained, len(objects))
     objective = AutodecoderObjective(training, views, payload.seed, objects=objects, model=model)
-    state = fit(objective, training.loop, worker=worker, run_name=payload.run_name, seed=payload.seed)
-    if worker.rank > 0:
-        return None
-    with torch.no_grad():
-        codes = model.codes.weight.detach().cpu()
-        tensors = {"latents": model.cpu().latent(codes).contiguous()}
-    if inversion.space == "codes":
-        tensors["codes"] = codes
-    scores = held_out_scores(model, objects, views, training.num_samples)
-    ids = [views.object_ids[index] for index in objects]
-    with worker.store.create(
-        "inversion",
-        payload.run_name,
-        spec=inversion,
-        seeds={"seed": payload.seed},
-        parents=parents,
-        meta={"step": state.step},
-    ) as draft:
+
+    def write(draft: Draft) -> None:
+        model = objective.model
+        with torch.no_grad():
+            codes = model.codes.weight.detach().cpu()
+            tensors = {"latents": model.cpu().latent(codes).contiguous()}
+        if inversion.space == "codes":
+            tensors["codes"] = codes
         save_file(tensors, draft.path("latents.safetensors"))
-        write_json(
-            draft.path("latents.json"),
-            {"object_ids": ids, "categories": [views.categories[index] for index in objects]},
+        ids, categories = (
+            [each[index] for index in objects] for each in (views.object_ids, views.categories)
         )
-        rows = [{"object": name, **row} for name, row in zip(ids, scores, strict=True)]
-        write_json(draft.path("held_out.json"), rows)
-    return draft.artifact.ref
+        write_json(draft.path("latents.json"), {"object_ids": ids, "categories": categories})
+        write_json(draft.path("held_out.json"), held_out_scores(model, objects, views, training.num_samples))
+
+    return fit_and_keep("inversion", objective, training.loop, payload, worker, write)
 
 
 def _start(inversion: InversionSpec, trained: Artifact, latents: Artifact, count: int) -> Autodecoder:

@@ -12,7 +12,7 @@ __all__ = ["entry", "write_ledger"]
 
 Row = Mapping[str, Any]
 COLUMNS = ("statement", "source", "published", "here", "verdict", "cells")
-SHOWN = ("psnr", "ssim", "fd_views", "kd_views", "deviation", "largest", "seconds")
+SHOWN = ("psnr", "ssim", "fd_views", "kd_views", "deviation", "largest", "training_s", "seconds")
 
 
 def entry(

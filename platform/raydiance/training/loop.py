@@ -31,7 +31,7 @@ from raydiance.training.distributed import (
 )
 from raydiance.training.ema import Ema
 from raydiance.training.precision import Precision, PrecisionName, choose_precision
-from raydiance.training.throughput import Throughput
+from raydiance.training.throughput import Stopwatch, Throughput
 
 __all__ = ["Decay", "LoopSpec", "Objective", "fit", "learning_rate_factor", "start", "train_step"]
 
@@ -102,9 +102,13 @@ class LoopSpec:
 
 
 class Objective(nn.Module):
-    """What is minimised: a model and the losses round it."""
+    """What is minimised: a model and the losses round it. `loading` runs while `forward` gets its data."""
 
     model: nn.Module
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loading = Stopwatch()
 
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -141,7 +145,7 @@ def fit(objective: Objective, loop: LoopSpec, *, worker: Worker, run_name: str, 
     checkpoints.restore(state)
     indices = share(loop.batch_size, worker.rank, worker.world_size)
     precision = choose_precision(loop.precision, worker.device)
-    throughput = Throughput(loop.batch_size, worker.world_size, worker.device, precision)
+    throughput = Throughput(loop.batch_size, worker.world_size, worker.device, precision, objective.loading)
     reports = Reports(worker, checkpoints)
     with checkpoints, worker.progress.task(run_name, total=loop.steps) as task:
         task.update(state.step)

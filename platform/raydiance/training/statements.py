@@ -11,13 +11,13 @@ from typing import Any, Literal
 
 from raydiance.models import AutodecoderSpec
 from raydiance.training.autodecoder import AutodecoderTraining
-from raydiance.training.claim_cells import Figures, Setting
+from raydiance.training.claim_cells import Figures, Setting, VoxelSetting
 
 __all__ = ["BASE", "STATEMENTS", "Arm", "Statement", "Verdict", "settings_of", "statements_of", "verdict"]
 
 Verdict = Literal["holds", "does not hold", "not at this scale", "open"]
 
-BASE = "base"
+BASE, VOXELS = "base", "voxels"
 SOURCE = "Ntavelis et al. 2023"
 
 
@@ -60,12 +60,13 @@ STATEMENTS = (
     "steps",
     "normalisation",
     "outliers",
+    "voxels",
 )
 """The names of all statements, in the order in which they are measured."""
 
 
-def settings_of(base: Setting) -> dict[str, Setting]:
-    """The base, and what differs from it by one thing. Ablations have no denoiser."""
+def settings_of(base: Setting, voxels: VoxelSetting) -> dict[str, Setting | VoxelSetting]:
+    """The base, what differs from it by one thing, and what has no latents. Ablations have no denoiser."""
     training, model = base.autodecoder, base.autodecoder.model
     free = _losses(replace(training, latent_noise=0.0), latents=0.0)
     globally = replace(base.encode, per_channel=False)
@@ -84,6 +85,7 @@ def settings_of(base: Setting) -> dict[str, Setting]:
         "global moments": replace(base, encode=replace(moments, per_channel=False)),
         "free": replace(base, autodecoder=free),
         "free moments": replace(base, autodecoder=free, encode=moments),
+        VOXELS: voxels,
     }
 
 
@@ -180,6 +182,20 @@ def statements_of(base: Setting, steps: Sequence[int]) -> list[Statement]:
             "outliers",
             "robust normalisation beats the other, of latents that nothing keeps small",
             ("free", "free moments"),
+        ),
+        Statement(
+            "voxels",
+            "diffusion of latents beats diffusion of voxel fields at equal compute, by fd_views",
+            "of images, at downsampling by 4 to 16",
+            False,
+            Arm("latents", BASE, "fd_views"),
+            (Arm("voxel fields", VOXELS, "fd_views"),),
+            tuple(
+                Arm(f"{label}, {side}", setting, figure)
+                for label, figure in (("reconstructions", "fd_views_reconstruction"), ("CPU-s", "training_s"))
+                for side, setting in (("latents", BASE), ("voxel fields", VOXELS))
+            ),
+            source="Rombach et al. 2022",
         ),
     ]
 

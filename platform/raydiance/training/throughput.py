@@ -1,7 +1,8 @@
 """How fast a training goes: samples and counted operations per second, and their share of the device's peak.
 
 Counted are convolutions, matrix products and attention, forward and backward, as torch.utils.flop_counter has
-them; not the renderer, nor what works element by element.
+them; not the renderer, nor what works element by element. Beside them stands the share of a step that waits for
+its data.
 """
 
 import time
@@ -16,7 +17,7 @@ from raydiance.training.batches import Batch
 from raydiance.training.distributed import is_sharded, unsynchronised
 from raydiance.training.precision import Precision
 
-__all__ = ["PEAKS", "Throughput", "peak_flops"]
+__all__ = ["PEAKS", "Stopwatch", "Throughput", "peak_flops"]
 
 PEAKS: dict[str, dict[torch.dtype, float]] = {
     "H200": {torch.bfloat16: 989e12, torch.float32: 67e12},
@@ -34,19 +35,40 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
     return next((peaks.get(dtype) for part, peaks in PEAKS.items() if part in name), None)
 
 
+class Stopwatch:
+    """Adds up the seconds spent inside it."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """What is timed runs inside."""
+        began = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - began
+
+
 class Throughput:
     """Times steps and, once, counts the operations of one.
 
-    batch_size: of all workers together. The clock is read twice per step, and a step waits for its loss anyway,
-    so nothing waits for the device that did not wait before.
+    batch_size: of all workers together. loading: runs while a step waits for its data. Clocks are read a few times
+    per step, and a step waits for its loss anyway, so nothing waits for the device that did not wait before.
     """
 
-    def __init__(self, batch_size: int, num_workers: int, device: torch.device, precision: Precision) -> None:
+    def __init__(
+        self,
+        batch_size: int,
+        num_workers: int,
+        device: torch.device,
+        precision: Precision,
+        loading: Stopwatch | None = None,
+    ) -> None:
         self.batch_size, self.num_workers = batch_size, num_workers
-        self.precision = precision
+        self.precision, self.loading = precision, loading or Stopwatch()
         self.peak = peak_flops(device, precision.dtype)
         self.flops: int | None = None  # of one step of this worker
-        self._steps, self._seconds = 0, 0.0
+        self._steps, self._seconds, self._waited = 0, 0.0, 0.0
 
     def count(self, module: nn.Module, batch: Batch, parts: int = 1) -> None:
         """Count a forward and a backward pass over a batch that is one of so many parts, and forget its results.
@@ -69,19 +91,22 @@ class Throughput:
     @contextmanager
     def step(self) -> Iterator[None]:
         """One step runs inside."""
-        began = time.perf_counter()
+        began, waited = time.perf_counter(), self.loading.seconds
         yield
         self._seconds += time.perf_counter() - began
+        self._waited += self.loading.seconds - waited
         self._steps += 1
 
     def read(self) -> dict[str, float]:
         """The rates since this was last asked, of all workers; nothing before a step was timed."""
         if not self._steps or self.flops is None:
             return {}
-        per_s, self._steps, self._seconds = self._steps / self._seconds, 0, 0.0
+        per_s, wait = self._steps / self._seconds, self._waited / self._seconds
+        self._steps, self._seconds, self._waited = 0, 0.0, 0.0
         flops = per_s * self.flops
         rates = {
             "speed/samples_per_s": per_s * self.batch_size,
             "speed/gflops_per_s": flops * self.num_workers / 1e9,
         }
+        rates |= {"speed/data_wait": wait} if self.loading.seconds else {}
         return rates | ({"speed/mfu": flops / self.peak} if self.peak else {})
