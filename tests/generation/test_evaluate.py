@@ -26,7 +26,7 @@ from raydiance.generation.measure import (
     reconstruct,
 )
 from raydiance.generation.viewsets import real_view_set, surface_points
-from raydiance.metrics import view_features
+from raydiance.metrics import seeded_extractor
 from raydiance.storage import Artifact, Store
 from raydiance.tracking import MemoryTracker, Outcome, local_run
 
@@ -89,9 +89,9 @@ def test_a_decoder_that_made_the_views_reconstructs_them(
     real = real_view_set(data, objects, evenly(3, VIEWS), 128)
     assert real.images.shape == (15, 3, SIZE, SIZE)
     torch.testing.assert_close(seen.images, real.images, atol=0.02, rtol=0)
-    found = distances(seen, real, view_features())
-    moved = distances(type(seen)(1 - seen.images, seen.points + 1), real, view_features())
-    assert found.fd_views < 0.01 * moved.fd_views
+    found = distances(seen, real, seeded_extractor())
+    moved = distances(type(seen)(1 - seen.images, seen.points + 1), real, seeded_extractor())
+    assert found.views["fd_views"] < 0.01 * moved.views["fd_views"]
     assert found.shapes.nearest.tolist() == list(range(5))
     assert found.shapes.minimum_matching < 0.05 * moved.shapes.minimum_matching
 

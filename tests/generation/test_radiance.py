@@ -24,13 +24,14 @@ from raydiance.fields import VoxelField, render_views, save_field, spiral_camera
 from raydiance.generation.completion import complete_field
 from raydiance.generation.embeddings import embedding_error, embedding_pair
 from raydiance.generation.evaluate import evaluate
+from raydiance.generation.extractors import TrainedViews
 from raydiance.generation.masks import BoxMask, BrushMask, HalfSpaceMask, random_box, removed_by
 from raydiance.generation.radiance import FieldPlan, RadianceModel, sample
 from raydiance.generation.reconstruction import PosedImage, reconstruct, view_error
 from raydiance.models import UNet
 from raydiance.storage import Artifact, Store, write_json
 from raydiance.tracking import MemoryTracker, local_run
-from raydiance.training import train_diffusion
+from raydiance.training import ExtractorLoop, ExtractorTraining, train_diffusion, train_extractor
 from raydiance.training.fields import complete, fit
 from raydiance.training.radiance import FieldUNetSpec
 
@@ -219,6 +220,13 @@ def test_samples_are_evaluated_completed_and_reconstructed(
     outcome = evaluate(MICRO.evaluate, local_run(store, inputs=inputs))
     assert {"fd_views", "kd_views", "coverage", "jsd", "psnr_held_out"} <= set(outcome.metrics)
     assert outcome.artifact.manifest.meta["features"] == "views-1"
+    training = ExtractorTraining(loop=ExtractorLoop(steps=2, batch_size=4))
+    trained = train_extractor(training, run)
+    looked = replace(MICRO.evaluate, extractor=TrainedViews(artifact=trained.artifact.ref.key))
+    other = evaluate(looked, local_run(store, inputs=inputs))
+    assert str(other.artifact.manifest.meta["features"]).startswith("views-trained-")
+    assert other.metrics["fd_views"] != outcome.metrics["fd_views"]
+    assert other.metrics["coverage"] == outcome.metrics["coverage"]
 
     table = complete(MICRO.complete, run)
     (row,) = table.tables["levels"]

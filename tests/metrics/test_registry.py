@@ -14,9 +14,11 @@ from raydiance.errors import DataError
 from raydiance.metrics import (
     FidInception,
     PerceptualDistance,
-    extractor,
+    ViewNetwork,
+    ViewNetworkSpec,
     frechet_distance,
     image_set_scores,
+    inception_extractor,
     inception_score,
     jensen_shannon,
     kernel_distance,
@@ -24,7 +26,10 @@ from raydiance.metrics import (
     precision_recall,
     psnr,
     read_lpips,
+    seeded_extractor,
+    trained_extractor,
 )
+from raydiance.metrics.registry import VIEWS
 
 
 class Pooled(torch.nn.Module):
@@ -124,16 +129,24 @@ def test_lpips_is_the_formula_of_its_paper(tmp_path: Path) -> None:
 
 def test_scores_have_the_names_that_their_features_allow(tmp_path: Path) -> None:
     images, others = pictures(6, 1).float() / 255, pictures(6, 2).float() / 255
-    ours = image_set_scores(extractor("views"), images, others)
-    assert set(ours) == {"fd_views", "kd_views", "precision_views", "recall_views"} and ours["fd_views"] > 0
-    with pytest.raises(DataError, match="there is inception, views"):
-        extractor("clip")
-    with pytest.raises(DataError, match="needs the weights of the papers"):
-        extractor("inception")
-    with pytest.raises(DataError, match="takes none"):
-        extractor("views", tmp_path)
+    ours = image_set_scores(seeded_extractor(), images, others)
+    assert set(ours) == set(VIEWS) and ours["fd_views"] > 0
     with pytest.raises(DataError, match=r"safetensors\.torch\.save_file"):
-        extractor("inception", tmp_path / "none.safetensors")
+        inception_extractor(tmp_path / "none.safetensors")
+
+
+def test_a_trained_network_is_known_by_its_weights(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    small = ViewNetworkSpec(channels=(8,), features=4)
+    for name in ("one", "two"):
+        save_file(ViewNetwork(small).state_dict(), tmp_path / name)
+    one, two = (trained_extractor(small, tmp_path / name) for name in ("one", "two"))
+    assert (
+        one.identity != two.identity and one.identity == trained_extractor(small, tmp_path / "one").identity
+    )
+    assert set(image_set_scores(one, *(pictures(6, seed) / 255 for seed in (1, 2)))) == set(VIEWS)
+    with pytest.raises(DataError, match="train_extractor"):
+        trained_extractor(ViewNetworkSpec(), tmp_path / "one")
 
 
 def test_the_inception_network_has_the_shape_of_the_published_weights(tmp_path: Path) -> None:
@@ -147,6 +160,6 @@ def test_the_inception_network_has_the_shape_of_the_published_weights(tmp_path: 
     }
     save_file(weights, tmp_path / "inception.safetensors")
     scores = image_set_scores(
-        extractor("inception", tmp_path / "inception.safetensors"), *pictures(4, 1).float().div(255).split(2)
+        inception_extractor(tmp_path / "inception.safetensors"), *pictures(4, 1).float().div(255).split(2)
     )
     assert set(scores) == {"fid", "kid", "inception_score"} and all(math.isfinite(v) for v in scores.values())

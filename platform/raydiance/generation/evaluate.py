@@ -111,7 +111,10 @@ def evaluate_latents(spec: EvaluateSpec, run: Run) -> Outcome:
     metrics = _metrics(rows, found, extractor, model, seconds) | asked_class(
         asked, [latents.categories[int(index)] for index in found["diffusion"].shapes.nearest]
     )
-    tables: dict[str, Rows] = {"objects": rows, "sets": [{"set": name, **each.scores} for name, each in found.items()]}
+    tables: dict[str, Rows] = {
+        "objects": rows,
+        "sets": [{"set": name, **each.scores} for name, each in found.items()],
+    }
 
     with run.store.create(
         "evaluation",

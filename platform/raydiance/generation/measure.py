@@ -41,7 +41,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class SetDistances:
-    """How far a set of objects is from the real ones: by its views, under their scores' names, and by its shapes."""
+    """How far a set of objects is from the real ones: by its views, scores by name, and by its shapes."""
 
     views: Mapping[str, float]
     shapes: SetScores

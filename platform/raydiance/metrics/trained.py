@@ -38,7 +38,11 @@ class ViewNetwork(nn.Module):
         self.spec = spec
         layers: list[nn.Module] = []
         for inputs, outputs in zip((3, *spec.channels), spec.channels, strict=False):
-            layers += [nn.Conv2d(inputs, outputs, 5, stride=2, padding=2), nn.GroupNorm(8, outputs), nn.SiLU()]
+            layers += [
+                nn.Conv2d(inputs, outputs, 5, stride=2, padding=2),
+                nn.GroupNorm(8, outputs),
+                nn.SiLU(),
+            ]
         self.levels = nn.Sequential(*layers)
         self.out = nn.Linear(4 * spec.channels[-1], spec.features)
 

@@ -17,7 +17,7 @@ from raydiance.generation.measure import Looking, decoded, direct_latents, dista
 from raydiance.generation.radiance import RadianceModel
 from raydiance.generation.sampler import generate_latents
 from raydiance.generation.viewsets import ViewSet, real_view_set
-from raydiance.metrics import view_features
+from raydiance.metrics import seeded_extractor
 from raydiance.spec import spec
 from raydiance.storage import Artifact
 
@@ -27,7 +27,7 @@ Scores = dict[str, float | None]
 
 NAMES = ("fd_views", "kd_views", "coverage", "accuracy", "nearest_x1e3")
 
-_features = cache(view_features)
+_extractor = cache(seeded_extractor)
 
 
 @spec
@@ -71,10 +71,10 @@ class Judge:
 
     def __call__(self, fields: Iterable[VoxelField], suffix: str = "") -> Scores:
         """The distances of a set, under names with this suffix."""
-        found = distances(ViewSet.cat([self.look(field) for field in fields]), self.real, _features())
+        found = distances(ViewSet.cat([self.look(field) for field in fields]), self.real, _extractor())
         values = (
-            found.fd_views,
-            found.kd_views,
+            found.views["fd_views"],
+            found.views["kd_views"],
             found.shapes.coverage,
             found.shapes.nearest_neighbour_accuracy,
             1e3 * float(found.shapes.nearest_distance.mean()),

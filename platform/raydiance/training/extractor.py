@@ -23,6 +23,7 @@ from raydiance.tracking import Outcome, Run, Worker
 from raydiance.training.batches import Batch
 from raydiance.training.jobs import Payload, fit_and_keep, launch
 from raydiance.training.loop import LoopSpec, Objective
+from raydiance.training.randomness import seeded
 
 __all__ = ["ExtractorLoop", "ExtractorTraining", "train_extractor"]
 
@@ -77,8 +78,8 @@ class RecognitionObjective(Objective):
         self.objects = [int(index) for index in views.train_objects]
         if len(self.objects) < 2:
             raise ConfigError(f"to tell objects apart takes 2, and {len(self.objects)} is trained on")
-        torch.manual_seed(seed)
-        self.model = Recogniser(training.model, len(self.objects), training.temperature)
+        with seeded(seed):
+            self.model = Recogniser(training.model, len(self.objects), training.temperature)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         generators, sides = batch.generators(), self.views.train_views
