@@ -199,5 +199,14 @@ def test_in_a_union_only_the_chosen_kind_is_judged(plain: object, message: str) 
     )
 
 
+def test_a_kind_that_there_is_not_is_one_line() -> None:
+    plain = {"top": {"kind": "squar", "radius": "x"}}
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter(Table).validate_python(plain)
+    assert explain(caught.value, Table, plain) == (
+        "top.kind = 'squar': must be one of 'round', 'square'; did you mean square?"
+    )
+
+
 def test_paths_lists_what_can_be_set() -> None:
     assert {"seed", "tune.num_trials", "cluster.num_workers"} <= set(paths(Experiment))

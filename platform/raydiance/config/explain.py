@@ -42,8 +42,11 @@ def _line(item: Any, root: type) -> str:
         return f"{here}: is not set and has no default; give {here}=..."
     rule = str(item["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
     hint = ""
+    kinds = _kinds(item["loc"], root)
+    if kinds:
+        rule = f"must be one of {', '.join(repr(kind) for kind in kinds)}"
     if item["type"] == "literal_error" and isinstance(item["input"], str):
-        options = [str(option) for option in _literals(_step(annotation, path, item["loc"][-1])[0])]
+        options = [str(each) for each in kinds or _literals(_step(annotation, path, item["loc"][-1])[0])]
         hint = nearest(item["input"], options) if difflib.get_close_matches(item["input"], options) else ""
     if item["type"] == "value_error" and dataclasses.is_dataclass(_plain(_annotation(item["loc"], root))):
         return f"{here}: {rule}" if here else rule
@@ -75,7 +78,7 @@ def _concerns(location: Path, root: Any, value: Any) -> bool:
         if len(members) > 1 and isinstance(part, str) and part in (m.__name__ for m in members):
             kind = value.get("kind") if isinstance(value, dict) else None
             chosen = [m.__name__ for m in members if kind in _literals(_fields(m).get("kind"))]
-            if chosen and part not in chosen:
+            if part not in chosen if chosen else kind is not None and location[-1] != "kind":
                 return False
         elif isinstance(value, dict):
             value = value.get(part)
@@ -83,6 +86,14 @@ def _concerns(location: Path, root: Any, value: Any) -> bool:
             value = value[part]
         annotation = _step(annotation, "", part)[0]
     return True
+
+
+def _kinds(location: Path, root: Any) -> list[object]:
+    """What `kind` may be, where an error is about that of a union."""
+    if len(location) < 2 or location[-1] != "kind":
+        return []
+    members = _members(_annotation(location[:-2], root))
+    return [kind for m in members for kind in _literals(_fields(m).get("kind"))] if len(members) > 1 else []
 
 
 def paths(annotation: Any, prefix: str = "") -> Iterator[str]:
