@@ -4,13 +4,14 @@
         [--weights 0 10] [--omega alpha_bar] [--resolution 16]
 
 Each training has the same steps, batches, noise and first weights; only lambda_RGB (and omega_t) differ. A
-training that was cut off goes on, one that is done is not done again. For each: fd_views, COV, MMD and 1-NNA of
+training that was cut off goes on, what is done is not done again. For each: fd_views, COV, MMD and 1-NNA of
 samples of the same seeds. The last line is one JSON object.
 """
 
 import argparse
 import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -22,7 +23,7 @@ from raydiance.fields import save_field
 from raydiance.generation.radiance import FieldPlan, FieldSampling, sample
 from raydiance.generation.radiance_evaluate import FieldEvaluation, evaluate_fields
 from raydiance.storage import Artifact, Store, write_json
-from raydiance.tracking import LineProgress, NullTracker, Run, local_run
+from raydiance.tracking import LineProgress, Outcome, Run, local_run
 from raydiance.training import FieldUNetSpec, RadianceTraining, train_diffusion
 
 SHOWN = (
@@ -35,12 +36,27 @@ SHOWN = (
 )
 
 
-def trained(run: Run, training: RadianceTraining) -> Artifact:
-    """The denoiser of an earlier run of this script, or a new one."""
-    for ref in reversed(run.store.list("denoiser")):
-        if ref.key.rpartition("-")[0] == f"denoiser/{run.name}":
+def kept(run: Run, kind: str, job: Callable[[Run], Outcome]) -> Artifact:
+    """What an earlier run of this script made, or what the job makes."""
+    for ref in reversed(run.store.list(kind)):
+        if ref.key.rpartition("-")[0] == f"{kind}/{run.name}":
             return run.store.get(ref)
-    return train_diffusion(training, run).artifact
+    return job(run).artifact
+
+
+def measured(run: Run, training: RadianceTraining, num_samples: int) -> dict[str, float]:
+    """The scores of a training's samples."""
+    wanted = FieldSampling(
+        num_samples=num_samples, plan=FieldPlan(num_steps=24), mesh_resolution=16, sheet_size=64
+    )
+    for stage, kind, job in (
+        ("train_diffusion", "denoiser", lambda run: train_diffusion(training, run)),
+        ("sample", "samples", lambda run: sample(wanted, run)),
+        ("evaluate", "evaluation", lambda run: evaluate_fields(FieldEvaluation(), run)),
+    ):
+        run = replace(run, inputs={**run.inputs, stage: kept(run, kind, job)})
+    scores: dict[str, float] = run.inputs["evaluate"].read_json("metrics.json")
+    return scores
 
 
 def coarser(store: Store, fit: Artifact, resolution: int) -> Artifact:
@@ -86,17 +102,9 @@ def main() -> None:
             for omega in arguments.omega if weight else arguments.omega[:1]:
                 rendering = replace(base.rendering, weight=weight, omega=omega)
                 name = f"loss-{size}-{arguments.steps}-{seed}-{weight:g}-{omega}"
-                progress, tracker = LineProgress(), NullTracker()
-                run = local_run(
-                    store, name=name, inputs=inputs, seed=seed, tracker=tracker, progress=progress
-                )
-                denoiser = trained(run, replace(base, loop=loop, rendering=rendering))
-                run = replace(run, inputs=inputs | {"train_diffusion": denoiser})
-                wanted = FieldSampling(num_samples=arguments.samples, plan=FieldPlan(num_steps=24))
-                samples = sample(wanted, run).artifact
-                scores = evaluate_fields(
-                    FieldEvaluation(), replace(run, inputs=inputs | {"sample": samples})
-                ).metrics
+                run = local_run(store, name=name, inputs=inputs, seed=seed, progress=LineProgress())
+                training = replace(base, loop=loop, rendering=rendering)
+                scores = measured(run, training, arguments.samples)
                 rows.append(
                     {"seed": seed, "weight": weight, "omega": omega, **{key: scores[key] for key in SHOWN}}
                 )
