@@ -3,7 +3,6 @@
 import os
 import signal
 import time
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -58,14 +57,9 @@ def diverge(payload: None, worker: Worker) -> None:
     dist.barrier()
 
 
-def die_once(marker: str, worker: Worker) -> str:
-    """The first attempt loses its last worker to a kill."""
-    if worker.rank == worker.world_size - 1 and not Path(marker).exists():
-        Path(marker).touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    if worker.world_size > 1:
-        dist.barrier()
-    return "done"
+def die(payload: None, worker: Worker) -> None:
+    """Lost to a kill."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Regression(Objective):
@@ -89,3 +83,8 @@ def regress(steps: int, worker: Worker) -> int:
     )
     name = f"regress-{worker.world_size}"
     return fit(Regression(), loop, worker=worker, run_name=name, seed=3).step
+
+
+def meet_and_regress(steps: int, worker: Worker) -> dict[str, object]:
+    """Both, because it takes longest to start the workers."""
+    return who_am_i({"base": 1}, worker) | {"steps": regress(steps, worker)}
