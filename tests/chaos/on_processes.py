@@ -105,7 +105,9 @@ def killed_training(phase: str, random: Random, folder: Path) -> Trial:
         int(key.rpartition("/")[2].partition("-")[0]) for key in committed(objects) if "checkpoints/" in key
     ]
     follow_up(trial, plan, run(plan))
-    trial.held["from the newest"] = history(plan.log).begun[-1] == max(kept, default=0)
+    newest, begun = max(kept, default=0), history(plan.log).begun
+    # after the last checkpoint there is no step left to begin with
+    trial.held["from the newest"] = begun[-1] == newest if newest < plan.steps else begun == [0]
     return trial
 
 

@@ -67,7 +67,8 @@ class Cluster:
     def kill(self, name: str, *, only_raylet: bool = False) -> None:
         """SIGKILL: the node's raylet alone, as when it crashes, or all of its processes, as when power fails."""
         pid = self._nodes.pop(name)
-        family = psutil.Process(pid).children(recursive=True) if psutil.pid_exists(pid) else []
+        first = [psutil.Process(pid)] if psutil.pid_exists(pid) else []
+        family = [*first, *(child for each in first for child in each.children(recursive=True))]
         chosen = [each for each in family if not only_raylet or each.name() == "raylet"]
         for process in chosen:
             with suppress(psutil.NoSuchProcess):
