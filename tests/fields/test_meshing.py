@@ -8,6 +8,7 @@ from tests.fields.conftest import ball
 
 from raydiance.errors import DataError
 from raydiance.fields import VoxelField, extract_mesh
+from raydiance.fields.meshing import default_iso
 
 
 def test_a_ball_becomes_a_closed_outward_sphere(ball_field: VoxelField) -> None:
@@ -26,6 +27,17 @@ def test_vertex_colours_are_those_of_the_field(ball_field: VoxelField) -> None:
     mesh = extract_mesh(ball_field)
     want = 0.5 + 0.45 * np.asarray(mesh.vertices)
     assert np.abs(mesh.visual.vertex_colors[:, :3] / 255 - want).max() < 0.03
+
+
+def test_the_level_found_casts_the_shadows_of_the_field() -> None:
+    """A leg two cells wide that no cell of stops half the light by itself, under a seat that does: it stays."""
+    grid = torch.zeros(1, 16, 16, 16, 4)
+    cell = 2.0 / 15
+    grid[0, 2:14, 2:14, 10:12, 0] = 4.0 / cell
+    grid[0, 4:6, 4:6, 2:10, 0] = 0.6 / cell
+    field = VoxelField(grid)
+    assert default_iso(field) * cell < 0.6 < math.log(2)
+    assert extract_mesh(field).bounds[0, 2] == pytest.approx(-1 + 2 * cell, abs=cell / 2)
 
 
 def test_axes_and_box_are_kept() -> None:

@@ -7,6 +7,7 @@ import fast_simplification
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional as F
 
 from raydiance.errors import DataError
@@ -23,8 +24,30 @@ Array = NDArray[Any]
 
 
 def default_iso(field: VoxelField) -> float:
-    """The density at which one cell of the grid absorbs half the light; half the peak where that is less."""
-    return min(math.log(2) / min(field.cell_size), 0.5 * float(field.grid[..., 0].detach().max()))
+    """The density whose surface casts the field's own shadows, found along the three axes of the grid.
+
+    A ray is in shadow where it loses half its light, integral sigma dx > ln 2. One cell of density ln 2 / cell
+    does that, but a leg of half a cell, or one that the network is not sure of, peaks lower and shows in the
+    views all the same. So the levels tried are ln 2 / cell * 2^(-k / 4); the best overlaps most with the
+    shadows.
+    """
+    density = _twice_as_fine(field.grid[..., 0].detach())
+    ceiling = min(math.log(2) / min(field.cell_size), 0.5 * float(density.max()))
+    levels = ceiling * 2.0 ** (-torch.arange(17, dtype=density.dtype) / 4)
+    shared = either = torch.zeros(len(levels), dtype=torch.int64)
+    for axis, cell in enumerate(field.cell_size):
+        shadow = density.sum(axis) * (cell / 2) > math.log(2)
+        cast = density.amax(axis) > levels[:, None, None]
+        shared = shared + (cast & shadow).sum((1, 2))
+        either = either + (cast | shadow).sum((1, 2))
+    return float(levels[int((shared / either.clamp(min=1)).argmax())])
+
+
+def _twice_as_fine(density: Tensor) -> Tensor:
+    """[1, X, Y, Z] -> float64 [2 X - 1, 2 Y - 1, 2 Z - 1], trilinear, corner to corner, on the CPU."""
+    size = [2 * each - 1 for each in density.shape[1:]]
+    fine = density.to("cpu", torch.float64)[None]
+    return F.interpolate(fine, size, mode="trilinear", align_corners=True)[0, 0]
 
 
 def extract_mesh(
