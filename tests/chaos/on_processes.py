@@ -124,7 +124,8 @@ def _kill_at_any_moment(plan: Plan, random: Random) -> int | None:
 def damaged_checkpoint(phase: str, random: Random, folder: Path, *, unchecked: bool = False) -> Trial:
     """F14: the newest checkpoint of a training that was killed is damaged; then the same command again."""
     plan = Plan(store=str(folder / "store"), log=str(folder / "log"))
-    run(replace(plan, kill=("compute", random.randrange(15, plan.steps))))
+    # behind the third checkpoint: it is written beside the steps, and waits for the second
+    run(replace(plan, kill=("compute", random.randrange(3 * plan.checkpoint_every + 1, plan.steps))))
     root = Path(plan.store)
     older, newest = (root / key for key in list(committed(contents(plan.store)))[-2:])
     damage(phase, newest, older, random, folder)
