@@ -86,7 +86,9 @@ def killed_worker(phase: str, random: Random, folder: Path) -> Trial:
         marker=str(folder / "marker"),
     )
     driver = begin(asdict(plan), {"address": "local", "num_workers": 2}, folder / "driver.log")
-    return _judge(Trial("F1 in Ray", phase, 0), plan, _wait(driver), folder)
+    status = _wait(driver)
+    trial = Trial("F1 in Ray", phase, 0, held={"killed": (folder / "marker").exists()})
+    return _judge(trial, plan, status, folder)
 
 
 def killed_driver(

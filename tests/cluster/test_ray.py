@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cluster_work import die, diverge, meet_and_regress, picky, regress, square, who_am_i
+from cluster_work import die_once, diverge, meet_and_regress, picky, regress, square, who_am_i
 from tests.support.listeners import beyond_loopback, listeners
 
 from raydiance.cluster.session import session
@@ -88,10 +88,10 @@ def test_a_workers_error_arrives_as_itself(ray_here: str, tmp_path: Path) -> Non
         launcher(tmp_path, num_workers=2)(diverge, None)
 
 
-def test_a_killed_worker_that_shall_not_be_replaced_ends_the_training(ray_here: str, tmp_path: Path) -> None:
-    """That it is replaced where it may be is seen among the faults."""
+def test_a_killed_worker_is_replaced(ray_here: str, tmp_path: Path) -> None:
+    assert launcher(tmp_path, num_workers=1, max_failures=1)(die_once, str(tmp_path / "marker")) == "done"
     with pytest.raises(ClusterError, match=r"worker 0 was lost.*run the command again"):
-        launcher(tmp_path, num_workers=1, max_failures=0)(die, None)
+        launcher(tmp_path, num_workers=1, max_failures=0)(die_once, str(tmp_path / "other"))
 
 
 def test_more_workers_than_there_is_room_for_are_refused(ray_here: str, tmp_path: Path) -> None:
