@@ -21,8 +21,11 @@ from typing import Any
 import boto3
 import pytest
 from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import WorkerController
 
 from raydiance.cluster.ports import free_port as free_port
+from raydiance.cluster.session import session
+from raydiance.config import ClusterSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 BINARIES = {
@@ -32,7 +35,20 @@ BINARIES = {
     "postgres": ("/usr/lib/postgresql/15/bin/postgres", "/usr/lib/postgresql/16/bin/postgres", "postgres"),
 }
 
-WITH_RAY = {"chaos", "cluster", "jobs", "serving", "test_end_to_end.py", "test_readme.py", "tuning"}
+# the files whose tests start a Ray
+WITH_RAY = {
+    "test_digits.py",
+    "test_end_to_end.py",
+    "test_faults_of_ray.py",
+    "test_jobs.py",
+    "test_known_jobs.py",
+    "test_listeners.py",
+    "test_ray.py",
+    "test_rollover.py",
+    "test_server.py",
+    "test_stack.py",
+    "test_tune.py",
+}
 
 # becomes the command, and ends when the tests do, even if they are killed (Linux's PR_SET_PDEATHSIG)
 TIED = """
@@ -45,12 +61,17 @@ os.execvp(sys.argv[1], sys.argv[1:])
 
 class OneRay(LoadScopeScheduling):
     """With several processes (pytest -n), the tests that start a Ray stay in one of them, because Rays of one
-    machine get into each other's way; of the others each file does.
+    machine get into each other's way, and are the first that are given out; of the others each file stays in one.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.split("::")[0]
-        return "ray" if file.split("/")[1] in WITH_RAY else file
+        return "ray" if Path(file).name in WITH_RAY else file
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        if "ray" in self.workqueue:
+            self.workqueue.move_to_end("ray", last=False)
+        super()._assign_work_unit(node)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneRay:
@@ -58,7 +79,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneRay:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip, by name, tests whose server is absent; RAYDIANCE_REQUIRE_SERVERS=1 says that it must be there."""
+    """Those who share a Ray come last, when nobody starts another one any more. Skip, by name, tests whose server
+    is absent; RAYDIANCE_REQUIRE_SERVERS=1 says that it must be there.
+    """
+    items.sort(key=lambda item: "ray_here" in getattr(item, "fixturenames", ()))
     required = os.environ.get("RAYDIANCE_REQUIRE_SERVERS") == "1"
     for item in items:
         for marker in item.iter_markers("needs"):
@@ -76,6 +100,19 @@ def find_binary(name: str) -> Path | None:
 def repository() -> Path:
     """The root of the checkout."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def ray_here() -> Iterator[str]:
+    """One Ray of this machine for all tests that need no other, by the address of its dashboard; its workers find
+    what tests give them.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "tests/cluster"), *sys.path]))
+        with session(ClusterSpec(address="local"), dashboard=True):
+            from ray._private.worker import get_dashboard_url
+
+            yield f"http://{get_dashboard_url()}"
 
 
 @dataclass(frozen=True)
@@ -156,8 +193,10 @@ def mlflow_on() -> Callable[..., AbstractContextManager[str]]:
 
 
 @contextmanager
-def serve_mlflow(database: str, folder: Path, port: int | None = None) -> Iterator[str]:
-    """An MLflow server on this database, with its files and its log in the folder."""
+def serve_mlflow(
+    database: str, folder: Path, port: int | None = None, s3: S3Server | None = None
+) -> Iterator[str]:
+    """An MLflow server on this database, with its log in the folder, and its files, if they are not on S3."""
     port = port or free_port()
     url = f"http://127.0.0.1:{port}"
     command = [
@@ -173,9 +212,14 @@ def serve_mlflow(database: str, folder: Path, port: int | None = None) -> Iterat
             "--workers",
             "1",
         ),
-        *("--backend-store-uri", database, "--artifacts-destination", str(folder / "artifacts")),
+        *("--backend-store-uri", database),
+        *("--artifacts-destination", s3.bucket("mlflow") if s3 else str(folder / "artifacts")),
     ]
-    environment = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment = {
+        **(s3.environment() if s3 else {}),
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
     with running(command, folder / "server.log", lambda: healthy(f"{url}/health"), environment=environment):
         yield url
 

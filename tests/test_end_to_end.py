@@ -1,4 +1,5 @@
-"""The whole way in miniature on real processes: DVC, Ray, an MLflow server, an S3 server and the endpoint.
+"""The whole way in miniature on real processes: DVC, a Ray of two nodes, MLflow on PostgreSQL, an S3 server and
+the endpoint.
 
 A client that holds no data runs `dvc repro` on the preset `micro`; every artifact goes to S3, every run to
 the server; then a sample is asked for over HTTP and walked back to the data it came from.
@@ -6,6 +7,7 @@ the server; then a sample is asked for over HTTP and walked back to the data it 
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -19,7 +21,8 @@ import httpx
 import pytest
 import trimesh
 from mlflow.tracking import MlflowClient
-from tests.conftest import ROOT, S3Server, free_port, healthy, running
+from tests.chaos.ray_nodes import Cluster
+from tests.conftest import ROOT, S3Server, find_binary, free_port, healthy, running, serve_mlflow
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -37,7 +40,7 @@ STAGES = [
 
 @dataclass(frozen=True)
 class Checkout:
-    """A copy of the project that its own processes run in."""
+    """A copy of the project in which its processes run, by the code that lies here (it is compiled already)."""
 
     folder: Path
     environment: dict[str, str]
@@ -81,28 +84,55 @@ def copy_project(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server, mlflow_server: str) -> Checkout:
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("project")
     copy_project(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mlflow_url(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server
+) -> Iterator[str]:
+    """MLflow with its files on S3, on PostgreSQL where that is installed."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    installed = os.environ.get("RAYDIANCE_REQUIRE_SERVERS") == "1" or find_binary("postgres")
+    database = request.getfixturevalue("postgres_server") if installed else f"sqlite:///{folder}/mlflow.db"
+    with serve_mlflow(database, folder, s3=s3_server) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server) -> Iterator[Cluster]:
+    """Two nodes with one core each, so that two workers are on both of them; their keys are their own."""
+    known = s3_server.environment() | {"RAYDIANCE_CACHE": str(tmp_path_factory.mktemp("cache"))}
+    with Cluster(known) as nodes:
+        nodes.add("second")
+        yield nodes
+
+
+@pytest.fixture(scope="module")
+def checkout(
+    tmp_path_factory: pytest.TempPathFactory,
+    project: Path,
+    s3_server: S3Server,
+    mlflow_url: str,
+    cluster: Cluster,
+) -> Checkout:
     programs = tmp_path_factory.mktemp("bin")
     command = programs / "raydiance"
     command.write_text(f"#!{sys.executable}\nfrom raydiance.cli import main\nmain()\n")
     command.chmod(0o755)
     environment = {
-        **{
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("RAYDIANCE_", "MLFLOW_"))
-        },
-        **s3_server.environment(),
+        **{name: value for name, value in os.environ.items() if not name.startswith(("RAY", "MLFLOW_"))},
+        **cluster.environment(),
         "PATH": f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "PYTHONPATH": str(folder / "platform"),
+        "RAYDIANCE_ADDRESS": cluster.address,
         "RAYDIANCE_STORE": f"{s3_server.bucket('end-to-end')}/store",
-        "RAYDIANCE_TRACKING": mlflow_server,
+        "RAYDIANCE_TRACKING": mlflow_url,
         "RAYDIANCE_CACHE": str(tmp_path_factory.mktemp("cache")),
-        "OMP_NUM_THREADS": "1",
     }
-    return Checkout(folder, environment, s3_server.folder / "end-to-end" / "store")
+    return Checkout(project, environment, s3_server.folder / "end-to-end" / "store")
 
 
 @pytest.fixture(scope="module")
@@ -119,13 +149,34 @@ def test_every_stage_leaves_an_artifact_in_the_store(reproduced: Checkout) -> No
         assert pointer["store"] == reproduced.environment["RAYDIANCE_STORE"]
         assert len(pointer["sha256"]) == 64
     assert not (reproduced.folder / "outputs" / "store").exists(), "the client must hold no data"
+    assert not (reproduced.folder / "outputs" / "mlartifacts").exists()
+
+
+def test_the_workers_of_a_training_were_on_two_nodes(reproduced: Checkout, cluster: Cluster) -> None:
+    answer = httpx.get(
+        f"http://127.0.0.1:{cluster.dashboard}/api/v0/actors?limit=1000",
+        headers={"Authorization": f"Bearer {cluster.token}"},
+        timeout=60,
+    )
+    actors = answer.json()["data"]["result"]["result"]
+    places = [actor["node_id"] for actor in actors if actor["class_name"].endswith("RayTrainWorker")]
+    assert len(places) == 4 and len(set(places)) == 2, "two trainings, by two workers each"
 
 
 def test_a_second_repro_has_nothing_to_do(reproduced: Checkout) -> None:
+    """In five seconds at most, of processor time: others use the machine, too."""
     before = {stage: reproduced.pointer(stage) for stage in STAGES}
+    began = seconds_of_children()
     assert "up to date" in reproduced.run("dvc", "repro")
+    assert seconds_of_children() - began <= 5.0
     assert {stage: reproduced.pointer(stage) for stage in STAGES} == before
     assert "psnr" in reproduced.run("dvc", "metrics", "show")
+
+
+def seconds_of_children() -> float:
+    """Processor time of all processes that were started from here and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def test_what_was_done_before_another_experiment_is_not_done_again(reproduced: Checkout) -> None:
@@ -137,8 +188,8 @@ def test_what_was_done_before_another_experiment_is_not_done_again(reproduced: C
     assert {stage: reproduced.pointer(stage) for stage in STAGES} == before
 
 
-def test_the_record_nests_stages_and_trials(reproduced: Checkout, mlflow_server: str) -> None:
-    client = MlflowClient(mlflow_server)
+def test_the_record_nests_stages_and_trials(reproduced: Checkout, mlflow_url: str) -> None:
+    client = MlflowClient(mlflow_url)
     parents = {reproduced.pointer(stage)["parent_run_id"] for stage in STAGES}
     assert len(parents) == 1
     pipeline = client.get_run(parents.pop())
@@ -211,8 +262,8 @@ def test_a_killed_training_goes_on_from_its_checkpoint(reproduced: Checkout) -> 
         "size=micro",
         "seed=5",
         "cluster.num_workers=0",
-        "train_autodecoder.loop.steps=60",
-        "train_autodecoder.loop.checkpoint_every=10",
+        "train_autodecoder.loop.steps=30",
+        "train_autodecoder.loop.checkpoint_every=5",
     ]
     command = ["raydiance", "run", "train_autodecoder", *overrides]
     process = subprocess.Popen(

@@ -25,7 +25,7 @@ BEGIN, END = "<!-- table -->\n", "<!-- end -->\n"
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--trials", type=int, default=20, help="for each fault and phase")
-    parser.add_argument("--dear-trials", type=int, default=2, help="of those that take long")
+    parser.add_argument("--dear-trials", type=int, help="of those that take long, if not as many")
     parser.add_argument("--only", action="append", default=[], metavar="FAULT[:PHASE]")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--table", action="store_true", help="only write the table anew from the record")
@@ -46,7 +46,7 @@ def _inject(asked: argparse.Namespace) -> int:
     ]
     failures = 0
     for fault, phase in cells:
-        count = asked.dear_trials if fault.dear else asked.trials
+        count = asked.trials if asked.dear_trials is None or not fault.dear else asked.dear_trials
         for number in range(count):
             seed = asked.seed + number
             began = time.monotonic()

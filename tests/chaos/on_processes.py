@@ -105,7 +105,9 @@ def killed_training(phase: str, random: Random, folder: Path) -> Trial:
         int(key.rpartition("/")[2].partition("-")[0]) for key in committed(objects) if "checkpoints/" in key
     ]
     follow_up(trial, plan, run(plan))
-    trial.held["from the newest"] = history(plan.log).begun[-1] == max(kept, default=0)
+    newest, begun = max(kept, default=0), history(plan.log).begun
+    # after the last checkpoint there is no step left to begin with
+    trial.held["from the newest"] = begun[-1] == newest if newest < plan.steps else begun == [0]
     return trial
 
 
@@ -122,7 +124,8 @@ def _kill_at_any_moment(plan: Plan, random: Random) -> int | None:
 def damaged_checkpoint(phase: str, random: Random, folder: Path, *, unchecked: bool = False) -> Trial:
     """F14: the newest checkpoint of a training that was killed is damaged; then the same command again."""
     plan = Plan(store=str(folder / "store"), log=str(folder / "log"))
-    run(replace(plan, kill=("compute", random.randrange(15, plan.steps))))
+    # behind the third checkpoint: it is written beside the steps, and waits for the second
+    run(replace(plan, kill=("compute", random.randrange(3 * plan.checkpoint_every + 1, plan.steps))))
     root = Path(plan.store)
     older, newest = (root / key for key in list(committed(contents(plan.store)))[-2:])
     damage(phase, newest, older, random, folder)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from tests.conftest import ROOT
 
 from raydiance.storage import Store
 
-__all__ = ["FAULTS", "lost_node", "lost_node_in_search"]
+__all__ = ["FAULTS", "killed_driver", "killed_worker"]
 
 BOUND_S = {"F1": 60.0, "F2": 90.0, "F3": 90.0}
 ENDED_S = 75.0
@@ -86,11 +86,18 @@ def killed_worker(phase: str, random: Random, folder: Path) -> Trial:
         marker=str(folder / "marker"),
     )
     driver = begin(asdict(plan), {"address": "local", "num_workers": 2}, folder / "driver.log")
-    return _judge(Trial("F1 in Ray", phase, 0), plan, _wait(driver), folder)
+    status = _wait(driver)
+    trial = Trial("F1 in Ray", phase, 0, held={"killed": (folder / "marker").exists()})
+    return _judge(trial, plan, status, folder)
 
 
-def killed_driver(phase: str, random: Random, folder: Path) -> Trial:
-    """F2: SIGKILL of the driver while its workers train; then at once the same command again."""
+def killed_driver(
+    phase: str, random: Random, folder: Path, *, in_the_end: list[Callable[[], list[str]]] | None = None
+) -> Trial:
+    """F2: SIGKILL of the driver while its workers train; then at once the same command again.
+
+    Whether all of its processes have ended by themselves is waited for, or left for `in_the_end`.
+    """
     plan = Plan(store=str(folder / "store"), log=str(folder / "log"), pause_s=0.1)
     settings = {"address": "local", "num_workers": 2}
     driver = begin(asdict(plan), settings, folder / "driver.log")
@@ -102,8 +109,11 @@ def killed_driver(phase: str, random: Random, folder: Path) -> Trial:
     trial.held["killed"] = driver.wait() == -signal.SIGKILL
     trial.held["I1 at once"] = not torn(contents(plan.store))
     status = _wait(begin(asdict(replace(plan, pause_s=0.002)), settings, folder / "driver.log"))
-    trial.held["I9 processes"] = not (left := survivors(family, killed))
-    trial.note = " ".join(left)
+    if in_the_end is None:
+        trial.held["I9 processes"] = not (left := survivors(family, killed))
+        trial.note = " ".join(left)
+    else:
+        in_the_end.append(functools.partial(survivors, family, killed))
     return _judge(trial, plan, status, folder)
 
 

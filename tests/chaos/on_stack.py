@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 from raydiance.cluster import stack
 from raydiance.cluster.services import started, stop
 
-__all__ = ["FAULTS"]
+__all__ = ["FAULTS", "killed_head"]
 
 BOUND_S = 180.0
 

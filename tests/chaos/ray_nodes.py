@@ -5,6 +5,7 @@ import secrets
 import shutil
 import sys
 import tempfile
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -19,27 +20,29 @@ __all__ = ["Cluster"]
 class Cluster:
     """A head with one core, and nodes with one core each; all of them ask for a token."""
 
-    def __init__(self) -> None:
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        self._environment = environment or {}  # of the nodes, and so of what runs on them
         self._stack, self._nodes = ExitStack(), dict[str, int]()
         self.folder = Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))  # Ray's sockets want short names
         self.port, self.dashboard = free_port(), free_port()
-        self.address = f"127.0.0.1:{self.port}"
+        self.address, self.token = f"127.0.0.1:{self.port}", secrets.token_hex(32)
 
     def environment(self) -> dict[str, str]:
         """What drivers and nodes need to be part of it."""
-        token = self.folder / "token"
-        if not token.exists():
-            token.write_text(secrets.token_hex(32))
-            token.chmod(0o600)
+        path = self.folder / "token"
+        if not path.exists():
+            path.write_text(self.token)
+            path.chmod(0o600)
         return {
             "RAY_ADDRESS": self.address,
             "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN_PATH": str(token),
+            "RAY_AUTH_TOKEN_PATH": str(path),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_CHDIR_TO_TRIAL_DIR": "0",
             "RAY_worker_niceness": "0",
             "PYTHONPATH": os.pathsep.join([str(ROOT / "platform"), str(ROOT)]),
             "OMP_NUM_THREADS": "1",
+            **self._environment,
         }
 
     def __enter__(self) -> Self:
@@ -64,7 +67,8 @@ class Cluster:
     def kill(self, name: str, *, only_raylet: bool = False) -> None:
         """SIGKILL: the node's raylet alone, as when it crashes, or all of its processes, as when power fails."""
         pid = self._nodes.pop(name)
-        family = psutil.Process(pid).children(recursive=True) if psutil.pid_exists(pid) else []
+        first = [psutil.Process(pid)] if psutil.pid_exists(pid) else []
+        family = [*first, *(child for each in first for child in each.children(recursive=True))]
         chosen = [each for each in family if not only_raylet or each.name() == "raylet"]
         for process in chosen:
             with suppress(psutil.NoSuchProcess):

@@ -7,7 +7,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from tests.chaos import on_ceph, on_processes, on_ray, on_servers, on_stack
+from tests.chaos import on_ceph, on_processes, on_servers
 from tests.chaos.on_processes import damaged_checkpoint
 from tests.chaos.trial import Fault, Trial, table
 
@@ -49,14 +49,6 @@ def test_a_training_does_not_wait_for_its_record(name: str, phase: str) -> None:
         folder = Path(name_of_folder)
         folder.chmod(0o711)  # PostgreSQL has a user of its own
         one_trial(on_servers.FAULTS, name, phase, folder)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize(("name", "phase"), [("F1 in Ray", "manifest"), ("F2", "training"), ("F4", "head")])
-def test_ray_loses_a_part_of_itself_and_nothing_is_lost(name: str, phase: str, tmp_path: Path) -> None:
-    """Real Rays are started and killed: a minute each."""
-    one_trial((*on_ray.FAULTS, *on_stack.FAULTS), name, phase, tmp_path)
 
 
 @pytest.mark.needs("radosgw")

@@ -47,6 +47,10 @@ class Plan:
     marker: str | None = None
     environment: tuple[tuple[str, str], ...] = ()  # of the process, where it is not the parent's
 
+    def __post_init__(self) -> None:
+        if self.kill is not None:  # JSON makes a list of it, which equals no tuple
+            object.__setattr__(self, "kill", tuple(self.kill))
+
     @property
     def most_lost(self) -> int:
         """I2: an interval, and another while its checkpoint is written: the next one waits for it."""

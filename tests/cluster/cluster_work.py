@@ -59,12 +59,10 @@ def diverge(payload: None, worker: Worker) -> None:
 
 
 def die_once(marker: str, worker: Worker) -> str:
-    """The first attempt loses its last worker to a kill."""
-    if worker.rank == worker.world_size - 1 and not Path(marker).exists():
+    """The first attempt is lost to a kill."""
+    if not Path(marker).exists():
         Path(marker).touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    if worker.world_size > 1:
-        dist.barrier()
     return "done"
 
 
@@ -89,3 +87,8 @@ def regress(steps: int, worker: Worker) -> int:
     )
     name = f"regress-{worker.world_size}"
     return fit(Regression(), loop, worker=worker, run_name=name, seed=3).step
+
+
+def meet_and_regress(steps: int, worker: Worker) -> dict[str, object]:
+    """Both, because it takes longest to start the workers."""
+    return who_am_i({"base": 1}, worker) | {"steps": regress(steps, worker)}

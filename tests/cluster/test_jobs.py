@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,21 +14,17 @@ import pytest
 from raydiance.cluster.jobs import submit
 from raydiance.cluster.package import package
 from raydiance.cluster.runs import Command
-from raydiance.cluster.session import session
-from raydiance.config import ClusterSpec, project_folder
+from raydiance.config import project_folder
 from raydiance.errors import ClusterError, ConfigError
 from raydiance.storage import Store
 
 ROOT = project_folder()
 
 
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """The dashboard of a Ray that lives as long as these tests."""
-    with session(ClusterSpec(address="local"), dashboard=True):
-        from ray._private.worker import get_dashboard_url
-
-        yield f"http://{get_dashboard_url()}"
+@pytest.fixture
+def address(ray_here: str) -> str:
+    """The dashboard of a Ray that lives longer than these tests."""
+    return ray_here
 
 
 def raydiance(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -7,17 +7,15 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from raydiance.cluster.following import Ending, follow, jobs_client
+from raydiance.cluster.following import Ending, follow, jobs_client, show_log
 from raydiance.cluster.jobs import pause_before_retry, submit
 from raydiance.cluster.known_jobs import KnownJob, find_job, known_jobs
 from raydiance.cluster.runs import Command
-from raydiance.cluster.session import session
-from raydiance.config import ClusterSpec, RetrySpec, project_folder
+from raydiance.config import RetrySpec, project_folder
 from raydiance.errors import ClusterError, ConfigError
 
 ROOT = project_folder()
@@ -58,12 +56,10 @@ main("ingest", work)
 """
 
 
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    with session(ClusterSpec(address="local"), dashboard=True):
-        from ray._private.worker import get_dashboard_url
-
-        yield f"http://{get_dashboard_url()}"
+@pytest.fixture
+def address(ray_here: str) -> str:
+    """The dashboard of a Ray that lives longer than these tests."""
+    return ray_here
 
 
 @pytest.fixture
@@ -80,11 +76,11 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def raydiance(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def raydiance(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "raydiance.cli", *arguments],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT / "platform")},
+        env=os.environ | {"PYTHONPATH": str(ROOT / "platform")} | variables,
         capture_output=True,
         text=True,
         check=False,
@@ -120,11 +116,14 @@ def test_what_passes_is_tried_again_and_only_the_first_attempt_starts_over(
 def test_a_stopped_job_has_time_for_its_last_words(address: str, project: Path, tmp_path: Path) -> None:
     command = Command("ingest", ("size=micro", "tracking.kind=none", "seed=2"))
     assert submit(command, address, wait=False, stream=io.StringIO()) == 0
-    newest = known_jobs(jobs_client(address))[0].id
-    deadline = time.monotonic() + 120
-    while "ready" not in raydiance(project, "jobs", "logs", newest, "--address", address).stdout:
+    client = jobs_client(address)
+    newest = known_jobs(client)[0].id
+    deadline, log = time.monotonic() + 120, io.StringIO()
+    while "ready" not in log.getvalue():
         assert time.monotonic() < deadline
-        time.sleep(1)
+        time.sleep(0.2)
+        show_log(client, newest, len(log.getvalue()), log)
+    assert "ready" in raydiance(project, "jobs", "logs", newest, "--address", address).stdout
     assert newest in raydiance(project, "jobs", "list", "--address", address).stdout
     stopped = raydiance(project, "jobs", "stop", newest[:-1], "--address", address)
     assert stopped.stdout == f"{newest}: stopped\n", stopped.stderr
@@ -139,6 +138,14 @@ def test_a_job_that_nobody_knows_is_said_in_one_line(address: str, project: Path
     assert done.stderr.startswith("raydiance: nothing: the cluster knows no such job")
     with pytest.raises(ClusterError, match="no longer knows it"):
         follow(jobs_client(address), "nothing", stream=io.StringIO())
+
+
+def test_a_token_that_is_no_longer_good_is_said_in_one_line(address: str, tmp_path: Path) -> None:
+    refused = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
+    done = raydiance(tmp_path, "jobs", "list", "--address", address, **refused)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"raydiance: Ray Jobs at {address} does not take this token")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_pauses_double_and_each_kind_of_failure_has_its_own_budget() -> None:

@@ -2,14 +2,12 @@
 
 import io
 import os
-import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cluster_work import die_once, diverge, picky, regress, square, who_am_i
+from cluster_work import die_once, diverge, meet_and_regress, picky, regress, square, who_am_i
 from tests.support.listeners import beyond_loopback, listeners
 
 from raydiance.cluster.session import session
@@ -37,28 +35,19 @@ def test_an_address_where_nothing_is_says_so_within_ten_seconds() -> None:
     assert time.monotonic() - started < 10
 
 
-@pytest.fixture(scope="module")
-def ray_here() -> Iterator[None]:
-    """One Ray for this file, whose workers find cluster_work."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
-        with session(ClusterSpec(address="local")):
-            yield
-
-
 def launcher(folder: Path, **settings: object) -> Launcher:
     store = Store.open(folder / "store")
     spec = ClusterSpec(address="local", **settings)
     return Launcher(spec, "test-run", store, NullTracker(), QuietProgress(), NullTracker)
 
 
-def test_nothing_of_a_ray_of_our_own_listens_beyond_loopback(ray_here: None) -> None:
+def test_nothing_of_a_ray_of_our_own_listens_beyond_loopback(ray_here: str) -> None:
     found = listeners([os.getpid()])
     assert len(found) > 5, "Ray listens"
     assert beyond_loopback(found) == {}
 
 
-def test_map_keeps_the_order_and_passes_errors_on(ray_here: None) -> None:
+def test_map_keeps_the_order_and_passes_errors_on(ray_here: str) -> None:
     tasks = TaskMap(ClusterSpec(address="local", num_tasks=2))
     assert list(tasks(square, range(20))) == [x * x for x in range(20)]
     assert list(tasks(square, [])) == []
@@ -74,22 +63,19 @@ def test_zero_workers_train_in_this_process(tmp_path: Path) -> None:
     assert result == {"rank": 0, "world_size": 1, "total": 1.0, "pid": os.getpid()}
 
 
-def test_two_workers_train_as_one_group(ray_here: None, tmp_path: Path) -> None:
-    launch = launcher(tmp_path, num_workers=2)
-    result = launch(who_am_i, {"base": 1})
+def test_two_workers_train_as_one_group_and_draw_the_loss_curve_of_one(ray_here: str, tmp_path: Path) -> None:
+    shown = io.StringIO()
+    alone, pair = launcher(tmp_path), launcher(tmp_path, num_workers=2)
+    pair = replace(pair, progress=LineProgress(shown))
+    result = pair(meet_and_regress, 50)
     assert (result["rank"], result["world_size"], result["total"]) == (0, 2, 3.0)
     assert result["pid"] != os.getpid()
-    assert launch.store.latest("checkpoints/who") is not None
+    assert pair.store.latest("checkpoints/who") is not None
     # where the group's workers meet: torch's store takes no address; a stranger can count there, and no more
     assert len(beyond_loopback(dict.fromkeys(result["listens"], ""))) == 1
     assert list((tmp_path / "store/.staging/ray").iterdir()) == [], "Ray's notes are gone when the run is"
 
-
-def test_two_workers_draw_the_loss_curve_of_one(ray_here: None, tmp_path: Path) -> None:
-    shown = io.StringIO()
-    alone, pair = launcher(tmp_path), launcher(tmp_path, num_workers=2)
-    pair = replace(pair, progress=LineProgress(shown))
-    assert alone(regress, 50) == pair(regress, 50) == 50
+    assert alone(regress, 50) == result["steps"] == 50
     one, two = ([row["train/loss"] for row in each.curves.rows] for each in (alone, pair))
     assert len(one) == len(two) == 50
     assert one[-1] < 0.8 * one[0], "it learns"
@@ -97,18 +83,18 @@ def test_two_workers_draw_the_loss_curve_of_one(ray_here: None, tmp_path: Path) 
     assert "regress-2 50/50  loss" in shown.getvalue(), "the workers' progress is seen here"
 
 
-def test_a_workers_error_arrives_as_itself(ray_here: None, tmp_path: Path) -> None:
+def test_a_workers_error_arrives_as_itself(ray_here: str, tmp_path: Path) -> None:
     with pytest.raises(NonFiniteLossError, match="step 7"):
         launcher(tmp_path, num_workers=2)(diverge, None)
 
 
-def test_a_killed_worker_is_replaced(ray_here: None, tmp_path: Path) -> None:
+def test_a_killed_worker_is_replaced(ray_here: str, tmp_path: Path) -> None:
     assert launcher(tmp_path, num_workers=1, max_failures=1)(die_once, str(tmp_path / "marker")) == "done"
     with pytest.raises(ClusterError, match=r"worker 0 was lost.*run the command again"):
         launcher(tmp_path, num_workers=1, max_failures=0)(die_once, str(tmp_path / "other"))
 
 
-def test_more_workers_than_there_is_room_for_are_refused(ray_here: None, tmp_path: Path) -> None:
+def test_more_workers_than_there_is_room_for_are_refused(ray_here: str, tmp_path: Path) -> None:
     with pytest.raises(
         ClusterError, match=r"num_workers = 999: 999 x \(1 CPU\) can never be placed, there is room"
     ):

@@ -10,8 +10,9 @@ import pkgutil
 import re
 import socket
 import sys
-import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 from pathlib import Path
 
 import grpc
@@ -77,6 +78,7 @@ def _status(client: httpx.Client, method: str, path: str) -> int:
         return 0
 
 
+@cache
 def _routes() -> set[tuple[str, str]]:
     """The HTTP routes that Ray's dashboard and agents and MLflow declare, and those that servers often have."""
     import ray.dashboard
@@ -122,6 +124,7 @@ def _grpc(host: str, port: int) -> Iterator[tuple[str, str]]:
                 yield name, call.code().name
 
 
+@cache
 def _methods() -> list[str]:
     """The gRPC methods that Ray declares."""
     import ray.core.generated as generated
@@ -167,11 +170,11 @@ def main() -> None:
     try:
         pids = [line.entry.pid for line in stack.lines(folder) if line.entry]
         names = {port: who for (_, port), who in listeners(pids).items()}
-        said = {}
-        for port in open_ports(host):
-            began = time.monotonic()
-            said[f"{port} {names.get(port, '')}".strip()] = unasked(host, port)
-            tell(f"{port} {time.monotonic() - began:.1f} s")
+        ports = open_ports(host)
+        _routes(), _methods()  # before the threads need them
+        with ThreadPoolExecutor(4) as pool:
+            answers = pool.map(partial(unasked, host), ports)
+            said = {f"{port} {names.get(port, '')}".strip(): each for port, each in zip(ports, answers)}
         made = _with_password(environment)
     finally:
         stack.down(folder, tell=tell)

@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 from raydiance.errors import DataError
 from raydiance.storage import Artifact, Store, write_json
 from raydiance.tracking.lineage import missing, read_stamp, to_json, to_text, trace
+from raydiance.tracking.lineage_figure import draw_lineage
 
 
 def make(store: Store, kind: str, *parents: Artifact) -> Artifact:
@@ -64,6 +65,19 @@ def test_the_json_names_every_artifact_once(store: Store, chain: dict[str, Artif
     assert latents["parents"] == [chain["autodecoder"].ref.key, chain["views"].ref.key]
     assert latents["seeds"] == {"seed": 7}
     assert latents["bytes"] == 1000
+
+
+def test_the_figure_has_a_box_for_each_artifact_and_what_is_made_stands_right_of_what_it_is_made_from(
+    store: Store, chain: dict[str, Artifact]
+) -> None:
+    axes = draw_lineage(trace(store, chain["bundle"].ref)).axes[0]
+    boxes = {
+        text.get_text().splitlines()[0]: text.get_position()[0] for text in axes.texts if text.get_text()
+    }
+    assert sorted(boxes, key=boxes.__getitem__) == ["meshes", "views", "autodecoder", "latents", "bundle"]
+    arrows = [text for text in axes.texts if not text.get_text()]
+    assert len(arrows) == 6
+    assert all(arrow.xyann[0] < arrow.xy[0] for arrow in arrows)
 
 
 def test_a_missing_link_is_named_and_the_rest_still_shown(store: Store, chain: dict[str, Artifact]) -> None:

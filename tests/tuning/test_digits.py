@@ -148,7 +148,7 @@ def test_the_pipeline_runs_the_stages_of_digits_once(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_cells_that_are_spread_over_ray_are_those_of_one_process(
-    ray_here: None, made: tuple[Store, dict[str, Artifact]]
+    ray_here: str, made: tuple[Store, dict[str, Artifact]]
 ) -> None:
     store, artifacts = made
     with store.create("plans", "none") as draft:

@@ -28,7 +28,7 @@ class Interrupting(MemoryTracker):
 
 
 @pytest.mark.slow
-def test_a_search_that_was_cut_off_goes_on_from_the_store(ray_here: None, tmp_path: Path) -> None:
+def test_a_search_that_was_cut_off_goes_on_from_the_store(ray_here: str, tmp_path: Path) -> None:
     store = Store.open(tmp_path)
     inputs = gaussian_inputs(store)
     whole = tune(SPEC, local_run(store, name="whole", inputs=inputs, tracker=MemoryTracker()))

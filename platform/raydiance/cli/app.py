@@ -217,11 +217,14 @@ def trace(
         ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw it into this file, too: .svg, .png or .pdf.")
+    ] = None,
 ) -> None:
     """Walk back from a file, run, model or endpoint to the data, code and settings it was made from."""
     from raydiance.cli.trace import print_trace
 
-    print_trace(file, as_json)
+    print_trace(file, as_json, figure)
 
 
 @app.command()

@@ -7,16 +7,22 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raydiance.errors import ArtifactError
+from raydiance.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
     from raydiance.tracking.stamps import Stamp
 
 __all__ = ["print_trace"]
 
+FORMATS = (".svg", ".png", ".pdf")
 
-def print_trace(what: str, as_json: bool) -> None:
-    """The lineage as a tree or as JSON. Raises ArtifactError if a link of it is missing."""
+
+def print_trace(what: str, as_json: bool, figure: Path | None = None) -> None:
+    """The lineage as a tree or as JSON, and as a figure. Raises ArtifactError if a link of it is missing."""
+    if figure and figure.suffix not in FORMATS:
+        raise ConfigError(
+            f"--figure {figure}: {figure.suffix or 'no ending'} is none of {', '.join(FORMATS)}"
+        )
     from raydiance.storage import Store
     from raydiance.tracking import lineage
 
@@ -31,6 +37,10 @@ def print_trace(what: str, as_json: bool) -> None:
         rich_print(lineage.to_tree(node, stamp, what))
     else:
         print(lineage.to_text(node, stamp, what), end="")
+    if figure:
+        from raydiance.tracking.lineage_figure import draw_lineage
+
+        draw_lineage(node, what).savefig(figure, dpi=150)
     if gaps := lineage.missing(node):
         raise ArtifactError(f"{what}: the chain is broken: {'; '.join(gaps)}")
 

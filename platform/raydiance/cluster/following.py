@@ -18,6 +18,10 @@ OnInterrupt = Literal["ask", "stop", "leave"]
 POLL_S = 1.0
 EAGER_S = 0.2  # until the first line is there
 AWAY_S = 120.0  # how long a head that restarts may be gone
+TOKEN_REFUSED = (
+    "does not take this token, or none was given; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
+    "RAY_AUTH_TOKEN_PATH to the cluster's own"
+)
 
 
 @dataclass(frozen=True)
@@ -32,11 +36,14 @@ def jobs_client(address: str) -> "JobSubmissionClient":
     """A client of Ray Jobs at http(s)://host:port. Raises ClusterError in one line within 10 s."""
     probe(address, 8265)
     settings()
+    from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
     logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.WARNING)
     try:
         return JobSubmissionClient(address)
+    except AuthenticationError as error:
+        raise ClusterError(f"Ray Jobs at {address} {TOKEN_REFUSED}") from error
     except (OSError, RuntimeError, ValueError) as error:
         raise ClusterError(f"Ray Jobs at {address}: {first_line(error)}") from error
 
@@ -54,6 +61,8 @@ def follow(
     The log is asked for again and again, not followed through a socket: Ray may end that before the job ends.
     A head that does not answer is waited for; after `away_s` this raises ClusterError.
     """
+    from ray.exceptions import AuthenticationError
+
     shown, heard = 0, time.monotonic()
     while True:
         try:
@@ -64,6 +73,8 @@ def follow(
                 if info.status.is_terminal():
                     show_log(client, job_id, shown, stream)
                     return _ending(job_id, info, stream)
+            except AuthenticationError as error:
+                raise ClusterError(f"{job_id}: the cluster {TOKEN_REFUSED}") from error
             except (OSError, RuntimeError) as error:
                 _give_up(job_id, error, time.monotonic() - heard, away_s)
             time.sleep(POLL_S if shown else EAGER_S)

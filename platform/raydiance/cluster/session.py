@@ -17,11 +17,13 @@ PROBE_TIMEOUT_S = 5.0
 START_ATTEMPTS = 3
 
 # What Ray reads from the environment: no note about a future default, no reports to anyone, workers that stay
-# in the folder we work in (addresses may be relative to it) and have as good a claim to a core as we have.
+# in the folder we work in (addresses may be relative to it) and have as good a claim to a core as we have. What
+# they report is asked for every half second: a second report waits until the first one has been heard.
 _SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_worker_niceness": "0",
 }

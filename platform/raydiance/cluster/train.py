@@ -132,6 +132,7 @@ class Launcher:
         name = f"{self.run_name}-{secrets.token_hex(3)}"
         trainer = Trainer(
             _train_loop,
+            grows=self.spec.grows,
             train_loop_config={"work": work},
             torch_config=TorchConfig(backend="nccl" if self.spec.use_gpu else "gloo"),
             scaling_config=ScalingConfig(

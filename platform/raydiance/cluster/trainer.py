@@ -6,17 +6,23 @@ from ray._private.worker import get_dashboard_url
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
 __all__ = ["Trainer"]
 
 
 class Trainer(TorchTrainer):
-    """TorchTrainer without two actors, which cost a process each and seconds of every start.
+    """TorchTrainer without three actors, which cost a process each and seconds of every start.
 
-    One hands out Ray Data's sets, of which we have none (and makes each worker import Ray Data). The other frees
+    One hands out Ray Data's sets, of which we have none (and makes each worker import Ray Data). One frees
     the workers' room after a killed controller: it asks the State API, which comes with the dashboard; a Ray of
-    our own has none, ends with the run, and would be asked in vain once a second.
+    our own has none, ends with the run, and would be asked in vain once a second. One asks for nodes, where the
+    cluster does not grow.
     """
+
+    def __init__(self, *given: Any, grows: bool = False, **settings: Any) -> None:
+        super().__init__(*given, **settings)
+        self._grows = grows
 
     def _create_default_callbacks(self) -> list[Any]:
         unused: tuple[type, ...] = (DatasetsCallback,)
@@ -24,3 +30,18 @@ class Trainer(TorchTrainer):
             unused = (DatasetsCallback, PlacementGroupCleanerCallback)
         callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
         return [callback for callback in callbacks if not isinstance(callback, unused)]
+
+    def _initialize_and_run_controller(self, **parts: Any) -> Any:
+        if not self._grows:
+            parts["scaling_policy"] = _Settled(self.scaling_config)  # type: ignore[arg-type]
+        return super()._initialize_and_run_controller(**parts)  # type: ignore[misc]
+
+
+class _Settled(FixedScalingPolicy):
+    """As many workers as were asked for, on the nodes there are."""
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """No nodes are asked for."""
+
+    def _maybe_send_resource_request(self) -> None:
+        """Neither later."""

@@ -14,7 +14,7 @@ from raydiance.spec import to_plain
 from raydiance.storage import ArtifactRef, Manifest, Store
 from raydiance.tracking.stamps import Stamp, read_stamp
 
-__all__ = ["Node", "Stamp", "missing", "read_stamp", "to_json", "to_text", "to_tree", "trace"]
+__all__ = ["Node", "Stamp", "missing", "read_stamp", "to_json", "to_text", "to_tree", "trace", "walk"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def trace(store: Store, ref: ArtifactRef) -> Node:
 
 def missing(node: Node) -> list[str]:
     """What is missing, in words, each once; empty if the chain is whole."""
-    return list(dict.fromkeys(found.missing for found in _walk(node) if found.missing))
+    return list(dict.fromkeys(found.missing for found in walk(node) if found.missing))
 
 
 def to_tree(node: Node, stamp: Stamp | None = None, source: str | Path | None = None) -> Tree:
@@ -65,10 +65,22 @@ def to_json(node: Node, stamp: Stamp | None = None) -> dict[str, Any]:
             "parents": [parent.ref.key for parent in found.parents],
             **({"missing": found.missing} if found.manifest is None else _facts(found.manifest)),
         }
-        for found in _walk(node)
+        for found in walk(node)
     }
     value: dict[str, Any] = {"artifact": node.ref.key, "artifacts": artifacts, "missing": missing(node)}
     return value | ({"stamp": dict(stamp.facts)} if stamp else {})
+
+
+def walk(node: Node) -> Iterator[Node]:
+    """The artifact and all that it was made from, each once."""
+    seen: set[int] = set()
+    waiting = [node]
+    while waiting:
+        found = waiting.pop(0)
+        if id(found) not in seen:
+            seen.add(id(found))
+            yield found
+            waiting.extend(found.parents)
 
 
 def _trace(store: Store, ref: ArtifactRef, known: dict[ArtifactRef, Node]) -> Node:
@@ -81,17 +93,6 @@ def _trace(store: Store, ref: ArtifactRef, known: dict[ArtifactRef, Node]) -> No
             parents = tuple(_trace(store, parent, known) for parent in manifest.parents)
             known[ref] = Node(ref, manifest, parents)
     return known[ref]
-
-
-def _walk(node: Node) -> Iterator[Node]:
-    seen: set[int] = set()
-    waiting = [node]
-    while waiting:
-        found = waiting.pop(0)
-        if id(found) not in seen:
-            seen.add(id(found))
-            yield found
-            waiting.extend(found.parents)
 
 
 def _branch(node: Node, shown: set[ArtifactRef]) -> Tree:

@@ -5,14 +5,14 @@ Weights are copied to every worker (DistributedDataParallel), or lie in parts on
 concerns whole tensors, `whole` and all that uses it, is for all workers to call together.
 """
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, TypeGuard
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from raydiance.errors import ConfigError
@@ -54,6 +54,8 @@ def distribute(module: nn.Module, device: torch.device, *, shard: nn.Module | No
     if num_workers() == 1:
         return module
     if shard is not None:
+        from torch.distributed.fsdp import fully_shard
+
         for parameter in shard.parameters():  # whatever kernels like
             parameter.data = parameter.data.contiguous()
         lists = [part for part in shard.modules() if isinstance(part, nn.ModuleList)]
@@ -70,20 +72,20 @@ def distribute(module: nn.Module, device: torch.device, *, shard: nn.Module | No
 
 def is_sharded(module: nn.Module) -> bool:
     """Whether weights of the module lie in parts on several workers."""
-    return any(isinstance(part, FSDPModule) for part in module.modules())
+    return any(_is_a(part, "torch.distributed.fsdp", "FSDPModule") for part in module.modules())
 
 
 def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Each tensor in one piece, on every worker."""
-    return {
-        name: value.full_tensor() if isinstance(value, DTensor) else value for name, value in tensors.items()
-    }
+    return {name: value.full_tensor() if _in_parts(value) else value for name, value in tensors.items()}
 
 
 def like_shards_of(target: Tensor, value: Tensor) -> Tensor:
     """The part of a whole tensor that lies here where the target's does; every worker has all of it."""
-    if not isinstance(target, DTensor):
+    if not _in_parts(target):
         return value
+    from torch.distributed.tensor import distribute_tensor
+
     mesh = target.device_mesh
     return distribute_tensor(value.to(target.device), mesh, target.placements, src_data_rank=None)
 
@@ -97,7 +99,7 @@ def unsynchronised(module: nn.Module) -> AbstractContextManager[None]:
 
 @contextmanager
 def _adding_up(module: nn.Module) -> Iterator[None]:
-    sharded = [part for part in module.modules() if isinstance(part, FSDPModule)]
+    sharded = [part for part in module.modules() if _is_a(part, "torch.distributed.fsdp", "FSDPModule")]
     for part in sharded:
         part.set_requires_gradient_sync(False)
     try:
@@ -105,6 +107,15 @@ def _adding_up(module: nn.Module) -> Iterator[None]:
     finally:
         for part in sharded:
             part.set_requires_gradient_sync(True)
+
+
+def _in_parts(tensor: Any) -> TypeGuard[Any]:
+    return _is_a(tensor, "torch.distributed.tensor", "DTensor")
+
+
+def _is_a(value: object, module: str, name: str) -> TypeGuard[Any]:
+    """isinstance, without the import (a second of processor time): where nobody has done it, nothing is one."""
+    return module in sys.modules and isinstance(value, getattr(sys.modules[module], name))
 
 
 def mean_over_workers(values: Mapping[str, Tensor]) -> dict[str, float]:

@@ -1,0 +1,39 @@
+"""One trial of each fault of Ray that is over in a minute; `make chaos` does them all, and many times."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+from tests.chaos.on_ray import killed_driver, killed_worker
+from tests.chaos.on_stack import killed_head
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def in_the_end() -> Iterator[list[Callable[[], list[str]]]]:
+    """What must have ended by itself by the time that other tests have been done."""
+    checks: list[Callable[[], list[str]]] = []
+    yield checks
+    assert [check() for check in checks] == [[]]
+
+
+def test_a_driver_that_is_killed_is_gone_on_from(
+    tmp_path: Path, in_the_end: list[Callable[[], list[str]]]
+) -> None:
+    """F2: two starts of Ray. That nothing of the first one is left takes a minute, and is looked at last."""
+    trial = killed_driver("training", Random(0), tmp_path, in_the_end=in_the_end)
+    assert trial.passed, trial
+
+
+def test_a_worker_of_two_that_is_killed_is_replaced(tmp_path: Path) -> None:
+    """F1 in Ray: half a minute, in which Ray Train's group is started twice."""
+    trial = killed_worker("manifest", Random(0), tmp_path)
+    assert trial.passed, trial
+
+
+def test_after_the_loss_of_the_head_the_same_submission_goes_on(tmp_path: Path) -> None:
+    """F4: the local stack is started, killed, and started again."""
+    trial = killed_head("head", Random(0), tmp_path)
+    assert trial.passed, trial
