@@ -37,6 +37,9 @@ GATEWAY = "gateway"  # apart from the replicas, so that it goes on while they ch
 PROXY_GRACE_S = 5.0  # the gateway answers a timeout before Serve's proxy would cut the connection
 GATEWAY_REQUESTS = 1000
 QUIET = {"log_level": "WARNING", "enable_access_log": False}
+SURGE_PERCENT = (
+    25  # rounded up: at least one new replica is up before an old one goes; Serve's own is the reverse
+)
 HEALTH_CHECK_S = 1.0  # a replica that died is missed after this time
 CONSTRUCTIONS = 2  # a bundle that does not load twice will not load
 
@@ -176,6 +179,7 @@ def _replicas(spec: ServeSpec, store: Store, ref: ArtifactRef, tracking: str | N
         max_ongoing_requests=most + 8,  # the engine refuses first; the rest is for questions of health
         max_queued_requests=most,
         max_constructor_retry_count=CONSTRUCTIONS,
+        max_surge_percent=SURGE_PERCENT,
         graceful_shutdown_timeout_s=spec.drain_timeout_s,
         health_check_period_s=HEALTH_CHECK_S,
         logging_config=QUIET,
