@@ -80,13 +80,21 @@ def run(name: str, case: Case, out: Path | None) -> bool:
     found = TESTS[name](case)
     told = {"test": name, "plan": case.plan, "took_s": round(time.monotonic() - began, 1)}
     told |= {"when": datetime.now(UTC).isoformat(timespec="seconds"), "code_version": code_version()}
-    told |= {"load": [round(each, 1) for each in os.getloadavg()], "cores": os.cpu_count()} | found
+    told |= {"load": [round(each, 1) for each in os.getloadavg()], "cores": os.cpu_count(), "cpu": cpu()}
+    told |= found
     print(json.dumps(told), flush=True)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         with out.open("a", encoding="utf-8") as file:
             file.write(json.dumps(told, sort_keys=True) + "\n")
     return all(told["held"].values())
+
+
+def cpu() -> str:
+    """The processor's name, where Linux tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "unknown")
 
 
 def main() -> int:

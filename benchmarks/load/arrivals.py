@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import httpx
+import aiohttp  # not httpx: the generator shares the cores with what it measures
 
 __all__ = ["Load", "Moment", "Seen", "latent", "quantile"]
 
 SEEDS = 40
-MOST_CONNECTIONS = 2000
+TIMEOUT_S = 100.0
 
 Body = Callable[[int], dict[str, Any]]
 """The body of the request of a number below SEEDS; the same number, the same bytes."""
@@ -93,8 +93,8 @@ class Load:
         self.body, self._until = body, until
         self.known: dict[tuple[str, int], str] = {}
         self.compared = self.different = 0
-        limits = httpx.Limits(max_connections=MOST_CONNECTIONS, max_keepalive_connections=200)
-        self._http = httpx.AsyncClient(base_url=url, timeout=100.0, trust_env=False, limits=limits)
+        timeout, unlimited = aiohttp.ClientTimeout(TIMEOUT_S), aiohttp.TCPConnector(limit=0)
+        self._http = aiohttp.ClientSession(url, timeout=timeout, connector=unlimited)
 
     @property
     def has_time(self) -> bool:
@@ -105,28 +105,28 @@ class Load:
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        await self._http.aclose()
+        await self._http.close()
 
     async def ask(self, seen: Seen, number: int, due: float, began: float) -> None:
         """One request that was due at a time since `began`."""
         sent = time.perf_counter()
         try:
-            answer = await self._http.post("/v1/samples", json=self.body(number))
-        except httpx.TransportError as error:
+            async with self._http.post("/v1/samples", json=self.body(number)) as answer:
+                content = await answer.read()
+        except (aiohttp.ClientError, TimeoutError) as error:
             seen.moments.append(Moment(due, time.perf_counter() - began - due, type(error).__name__))
             return
         now = time.perf_counter()
-        seen.moments.append(Moment(due, now - began - due, str(answer.status_code)))
-        if answer.status_code == 200:
-            self._compare(seen, number, answer)
-        elif answer.status_code in (429, 503):
+        seen.moments.append(Moment(due, now - began - due, str(answer.status)))
+        if answer.status == 200:
+            self._compare(seen, number, answer.headers["raydiance-bundle"], content)
+        elif answer.status in (429, 503):
             seen.refusals.append(now - sent)
             seen.mute += "retry-after" not in answer.headers
 
-    def _compare(self, seen: Seen, number: int, answer: httpx.Response) -> None:
-        bundle = answer.headers["raydiance-bundle"]
+    def _compare(self, seen: Seen, number: int, bundle: str, content: bytes) -> None:
         seen.bundles[bundle] += 1
-        digest = hashlib.sha256(answer.content).hexdigest()
+        digest = hashlib.sha256(content).hexdigest()
         first = self.known.setdefault((bundle, number), digest)
         self.compared += 1
         self.different += first != digest

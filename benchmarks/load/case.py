@@ -19,9 +19,9 @@ with warnings.catch_warnings():
     from ray import serve as ray_serve
 
     from raydiance.serving import running
-    from raydiance.serving.replicas import APPLICATION
+    from raydiance.serving.gateway import APPLICATION
 
-__all__ = ["SPEC", "Case", "pids", "rss_mb", "running_replicas"]
+__all__ = ["CAPACITY_S", "CROWD", "SPEC", "Case", "pids", "rss_mb", "running_replicas"]
 
 SPEC = ServeSpec(port=0, slots=8, queue=16, max_requests=100_000, cpus_per_replica=0.5, follow_s=0.5)
 CROWD, CAPACITY_S = 16, 8.0

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from benchmarks.load.arrivals import SEEDS, latent
-from benchmarks.load.case import SPEC, Case, pids, rss_mb
+from benchmarks.load.case import CAPACITY_S, CROWD, SPEC, Case, pids, rss_mb
 
 from raydiance.generation import load_bundle, sample_glb
 
@@ -103,7 +103,7 @@ def identical(case: Case) -> dict[str, Any]:
     async def go() -> dict[str, Any]:
         async with case.load(url, body) as load:
             load.known = truth
-            service_s, capacity = await case.capacity(load)
+            service_s, capacity = await load.capacity(CAPACITY_S, CROWD)  # of these, not of latents
             seen = await load.poisson(0.9 * capacity, case.seconds)
             held = {
                 "bytes of the library": load.different == 0,

@@ -165,6 +165,7 @@ def rolling(case: Case) -> dict[str, Any]:
             held = {
                 "nothing but 200": set(whole.statuses) == {"200"},
                 "all updates": len(took) == case.updates,
+                "nobody waits for a replica to load": whole.facts()["p99_s"] < 0.3 * min(took, default=0.0),
                 "bytes and bundle belong together": load.different == 0,
             }
             return found | {"compared": load.compared, "different": load.different, "held": held}

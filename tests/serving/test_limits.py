@@ -1,18 +1,25 @@
 """What stands before the application, in Serve's proxy."""
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
+from dataclasses import replace
 
 import httpx
 import pytest
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
+from tests.serving.conftest import SPEC
 from tests.support.asking import ask, problem
 
+from raydiance.serving import Format, Sampler, SampleRequest
 from raydiance.serving.limits import Crowd, Excused
+from raydiance.serving.messages import Answer
 from raydiance.serving.places import Places
 from raydiance.serving.problems import PROBLEM_JSON, OverloadError
+from raydiance.storage import Artifact
 
 ASGI = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -78,3 +85,25 @@ def test_a_crowd_is_refused_and_questions_are_not() -> None:
     made, refused, free = ask(Crowd(slow, most=1), both)  # type: ignore[arg-type]
     assert (made.text, free.text) == ("made", "made")
     assert problem(refused, 503)["title"] == "The endpoint is busy" and refused.headers["retry-after"] == "1"
+    assert "connection" not in refused.headers, "who is to come again need not connect anew"
+
+
+def test_a_replica_that_is_left_alone_takes_on_what_the_others_had(artifact: Artifact) -> None:
+    replica = Sampler(artifact, replace(SPEC, replicas=2, slots=3, queue=1))
+    request = SampleRequest(seed=1, plan="ddim-40")
+
+    async def crowd() -> list[Answer | BaseException]:
+        asked = (replica.sample(request, Format.latent) for _ in range(9))
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    try:
+        *made, refused = asyncio.run(crowd())
+        assert all(isinstance(answer, Answer) for answer in made) and isinstance(refused, OverloadError)
+    finally:
+        replica.close()
+
+
+def test_the_gateway_imports_no_torch() -> None:
+    """Serve's imports take some seconds."""
+    code = "import sys, raydiance.serving.gateway; print(*{'torch', 'numba', 'trimesh'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"\n"

@@ -33,6 +33,7 @@ def test_a_moved_alias_is_rolled_over_to_with_no_failed_request(
     )
     asked = {each.ref.key: sample_glb(load_bundle(each), 3, "fast") for each in (artifact, other)}
     served: list[str] = []
+    took: list[float] = []
     with (
         running(
             spec, store, resolve=lambda name, alias: meant[0], cluster=ClusterSpec(address="local"), keys=[]
@@ -42,7 +43,9 @@ def test_a_moved_alias_is_rolled_over_to_with_no_failed_request(
         end = time.monotonic() + 120
         while other.ref.key not in served[-5:-4]:
             assert time.monotonic() < end, served[-1]
+            began = time.monotonic()
             sample = client.sample(3, plan="fast")
+            took.append(time.monotonic() - began)
             assert sample.content == asked[sample.bundle], "bytes and bundle belong together"
             served.append(sample.bundle)
             if len(served) == 5:
@@ -50,3 +53,4 @@ def test_a_moved_alias_is_rolled_over_to_with_no_failed_request(
     first = served.index(other.ref.key)
     assert first >= 5 and set(served[:first]) == {artifact.ref.key}
     assert set(served[-5:]) == {other.ref.key}
+    assert max(took) < sum(took[5:first]) / 2, "nobody waits for the new replica to load"

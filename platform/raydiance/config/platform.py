@@ -102,10 +102,11 @@ class ServeSpec:
     """How the endpoint runs: where it listens, how much it takes on, how long it waits.
 
     `bundle` is a key in the store ("bundle/..."), NAME@ALIAS in the model registry, or "latest". A replica
-    has at most `slots` samples in progress and lets `queue` more wait; what comes beyond is refused. A client
-    has at most `max_requests` under way. Finished jobs are kept for `job_ttl_s`, up to `max_job_bytes` of
-    them. A bundle that is named by an alias is looked up again every `follow_s`, and a new one is rolled over to.
-    `keys` is a file of API keys (raydiance keys), read again when it changes.
+    has at most `slots` samples in progress, and for each replica `queue` more wait; what comes beyond is refused,
+    and where a replica is lost the others take on what it had. A client has at most `max_requests` under way.
+    Finished jobs are kept for `job_ttl_s`, up to `max_job_bytes` of them. A bundle that is named by an alias is
+    looked up again every `follow_s`, and a new one is rolled over to. `keys` is a file of API keys (raydiance
+    keys), read again when it changes.
 
     `also` names more bundles in the same ways, for requests that ask for them; a replica keeps those used last
     within `memory_mb` of weights. A share `canary_share` of the requests that name no bundle goes to

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from raydiance.cluster.promotion import compare
 from raydiance.config.platform import ServeSpec
 from raydiance.errors import ConfigError, RaydianceError
 from raydiance.storage import ArtifactRef, Store
@@ -80,6 +79,8 @@ def _found(store: Store, where: str, resolve: Resolve | None) -> ArtifactRef | N
 
 def _worse(store: Store, canary: ArtifactRef, served: ArtifactRef) -> str:
     """In which figures the canary is worse than what is served, if both were evaluated alike."""
+    from raydiance.cluster.promotion import compare  # here, because the gateway needs no torch
+
     try:
         checks = compare(store.get(canary), store.get(served))
     except RaydianceError as error:

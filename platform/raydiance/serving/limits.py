@@ -8,7 +8,6 @@ here.
 import asyncio
 import json
 import os
-from typing import Any
 
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -160,13 +159,12 @@ def proxy_middlewares() -> list[Middleware]:
 
 
 async def _refuse(send: Send, status: int, title: str, detail: str, retry_after_s: int | None = None) -> None:
+    """Say so; where it is for good, hang up, since what is left of the body is not read."""
     body = json.dumps(document(status, title, detail)).encode()
-    headers: list[tuple[bytes, Any]] = [
+    headers = [
         (b"content-type", PROBLEM_JSON.encode()),
         (b"content-length", str(len(body)).encode()),
-        (b"connection", b"close"),
+        (b"connection", b"close") if retry_after_s is None else (b"retry-after", b"%d" % retry_after_s),
     ]
-    if retry_after_s is not None:
-        headers.append((b"retry-after", str(retry_after_s).encode()))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -20,6 +20,7 @@ from raydiance.serving.answers import Piece, finish, pack
 from raydiance.serving.engine import Engine
 from raydiance.serving.messages import Answer, Description, Step
 from raydiance.serving.orders import Known, Order, Progress, Ticket, Timing
+from raydiance.serving.places import most_of
 from raydiance.serving.previews import preview
 from raydiance.serving.problems import NotReadyError, ServingError, UnprocessableError
 from raydiance.serving.schema import Format, ModelInfo, PlanInfo, Quality, SampleRequest, SolverInfo
@@ -54,12 +55,13 @@ class Sampler:
         self.weight_bytes = sum(each.nbytes for net in networks for each in net.state_dict().values())
         self._predict = noise_network(self.bundle)
         sizes, network_s = self._measure(call_sizes(device))
+        slots = max(spec.slots, sizes[-1])
         self.engine = Engine(
             self._predict,
             self.bundle.latent_shape,
             sizes=sizes,
-            slots=max(spec.slots, sizes[-1]),
-            queue=spec.queue,
+            slots=slots,
+            queue=max(0, most_of(spec) - slots),  # of all replicas: one that is left alone takes it all on
             finishers=spec.finishers,
             device=device,
             network_s=network_s,

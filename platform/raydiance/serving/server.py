@@ -24,9 +24,11 @@ from raydiance.generation import load_bundle
 from raydiance.serving.bundles import Catalogue, Resolve, catalogue_of, find_bundle
 from raydiance.serving.client import Client
 from raydiance.serving.ending import wait_for_the_end
+from raydiance.serving.gateway import APPLICATION, Gateway
 from raydiance.serving.keys import KEYS_VARIABLE, ApiKey, keys_for
 from raydiance.serving.limits import environment
-from raydiance.serving.replicas import APPLICATION, Gateway, Replica
+from raydiance.serving.places import most_of
+from raydiance.serving.replicas import Replica
 from raydiance.storage import ArtifactRef, Store
 
 __all__ = ["Endpoint", "bind", "running", "serve"]
@@ -35,6 +37,10 @@ GATEWAY = "gateway"  # apart from the replicas, so that it goes on while they ch
 PROXY_GRACE_S = 5.0  # the gateway answers a timeout before Serve's proxy would cut the connection
 GATEWAY_REQUESTS = 1000
 QUIET = {"log_level": "WARNING", "enable_access_log": False}
+SURGE_PERCENT = (
+    25  # rounded up: at least one new replica is up before an old one goes; Serve's own is the reverse
+)
+HEALTH_CHECK_S = 1.0  # a replica that died is missed after this time
 CONSTRUCTIONS = 2  # a bundle that does not load twice will not load
 
 logger = logging.getLogger(__name__)
@@ -165,16 +171,17 @@ def bind(
 
 
 def _replicas(spec: ServeSpec, store: Store, ref: ArtifactRef, tracking: str | None) -> Application:
-    capacity = spec.slots + spec.queue
+    most = most_of(spec)
     replicas = ray_serve.deployment(
         name="replica",
         num_replicas=spec.replicas if spec.max_replicas is None else None,
         autoscaling_config=None if spec.max_replicas is None else growing(spec),
-        max_ongoing_requests=capacity + 8,  # the engine refuses first; the rest is for questions of health
-        max_queued_requests=capacity,
+        max_ongoing_requests=most + 8,  # the engine refuses first; the rest is for questions of health
+        max_queued_requests=most,
         max_constructor_retry_count=CONSTRUCTIONS,
+        max_surge_percent=SURGE_PERCENT,
         graceful_shutdown_timeout_s=spec.drain_timeout_s,
-        health_check_period_s=5.0,
+        health_check_period_s=HEALTH_CHECK_S,
         logging_config=QUIET,
         ray_actor_options={"num_cpus": spec.cpus_per_replica, "num_gpus": spec.gpus_per_replica},
     )(Replica)
