@@ -23,9 +23,7 @@ pytestmark = [
 ]
 
 
-def test_a_moved_alias_is_rolled_over_to_with_no_failed_request(
-    ray_here: str, store: Store, artifact: Artifact
-) -> None:
+def test_a_moved_alias_is_rolled_over_to_with_no_failed_request(store: Store, artifact: Artifact) -> None:
     other = tiny_bundle(store, num_classes=2, seed=1)
     meant = [artifact.ref]
     spec = replace(

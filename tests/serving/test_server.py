@@ -36,7 +36,7 @@ KEY = "a key for tests"
 
 
 @pytest.fixture(scope="module")
-def endpoint(ray_here: str, store: Store, artifact: Artifact) -> Iterator[Endpoint]:
+def endpoint(store: Store, artifact: Artifact) -> Iterator[Endpoint]:
     spec = replace(
         SPEC, bundle=artifact.ref.key, request_timeout_s=240.0
     )  # a replica may have to start again

@@ -230,8 +230,6 @@ def _deploy(
         # Serve kills a proxy that is not up within 5 s, which a busy machine needs for the imports alone
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": f"{spec.start_timeout_s:g}",
         "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
-        # one that is lost is started again after three checks, which would be ten seconds apart
-        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
     }
     try:
         ray_serve.start(
