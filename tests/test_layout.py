@@ -76,14 +76,21 @@ def test_platform_is_the_standard_library() -> None:
     assert not (ROOT / "platform" / "__init__.py").exists()
 
 
-def test_import_has_no_side_effect() -> None:
-    """`import raydiance` brings in none of the frameworks."""
-    code = "import sys, raydiance; print(*sys.modules)"
+@pytest.mark.parametrize(
+    ("module", "without"),
+    [
+        ("raydiance", {"ray", "torch", "mlflow", "hydra", "omegaconf", "pydantic"}),
+        ("raydiance.client", {"ray", "torch", "mlflow", "hydra", "omegaconf"}),
+    ],
+)
+def test_import_has_no_side_effect(module: str, without: set[str]) -> None:
+    """None of the frameworks comes with the package, and none that only a server needs with its client."""
+    code = f"import sys, {module}; print(*sys.modules)"
     environment = {"PYTHONPATH": str(ROOT / "platform"), "PATH": "/usr/bin:/bin"}
     loaded = subprocess.run(
         [sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True
     ).stdout.split()
-    assert not {"ray", "torch", "mlflow", "hydra", "omegaconf", "pydantic"} & set(loaded)
+    assert not without & set(loaded)
 
 
 def test_no_two_test_files_have_one_name() -> None:

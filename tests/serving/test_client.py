@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from tests.serving.conftest import SPEC
 
+from raydiance.client import AsyncClient, Client, ProblemError, Sample
 from raydiance.errors import RequestError
 from raydiance.generation import load_bundle, sample_glb
-from raydiance.serving import AsyncClient, Client, ProblemError, Sample
 from raydiance.serving.local import running_here
 from raydiance.serving.messages import Step
 from raydiance.storage import Artifact, Store
