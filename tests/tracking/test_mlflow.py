@@ -341,7 +341,8 @@ def test_the_server_shows_html_inline(mlflow_server: str, experiment: str) -> No
     address = f"{mlflow_server}/get-artifact?path=report.html&run_uuid={tracker.run_id}"
     with urllib.request.urlopen(address) as answer:
         assert b"<h1>hello</h1>" in answer.read()
-    assert tracker.page == f"{mlflow_server}/#/experiments/{experiment_of(tracker)}/runs/{tracker.run_id}"
+    page = f"{mlflow_server}/#/experiments/{experiment_of(tracker)}/runs/{tracker.run_id}"
+    assert tracker.page == f"{page}?workflowType=machine_learning"
 
 
 def experiment_of(tracker: MlflowTracker) -> str:

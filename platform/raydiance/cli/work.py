@@ -127,7 +127,8 @@ def run_ui(port: int) -> None:
     if url.startswith("http"):
         print(f"the record of runs is at {url}")
         return
-    print(f"MLflow at http://127.0.0.1:{port} (^C ends it)", file=sys.stderr)
+    page = f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning"
+    print(f"MLflow at {page} (^C ends it)", file=sys.stderr)
     options = ["--backend-store-uri", url, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     os.execve(sys.executable, [sys.executable, "-m", "mlflow", "server", *options], environment())
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from raydiance.tracking.mlflow_client import connect, errors
+from raydiance.tracking.mlflow_client import connect, errors, run_page
 
 __all__ = ["History", "PastRun", "open_history"]
 
@@ -76,7 +76,7 @@ class History:
         """Where a browser shows the run; None without a server."""
         if not self.url.startswith("http"):
             return None
-        return f"{self.url}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
+        return run_page(self.url, run.experiment_id, run.run_id)
 
     def _search(self, experiment: str | None, query: str, limit: int | None) -> Iterator[PastRun]:
         names = {

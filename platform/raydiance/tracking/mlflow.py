@@ -28,6 +28,7 @@ from raydiance.tracking.mlflow_client import (
     entities,
     errors,
     experiment_id_of,
+    run_page,
 )
 from raydiance.tracking.mlflow_registry import MlflowRegistry
 from raydiance.tracking.provenance import dvc_tags, job_tags
@@ -112,7 +113,7 @@ class MlflowTracker:
             return None
         with errors(self.url, "find the run"):
             experiment_id = self._client.get_run(self.run_id).info.experiment_id
-        return f"{self.url}/#/experiments/{experiment_id}/runs/{self.run_id}"
+        return run_page(self.url, experiment_id, self.run_id)
 
     @property
     def registry(self) -> "MlflowRegistry":

@@ -26,9 +26,19 @@ from sqlalchemy.exc import SQLAlchemyError
 from raydiance.errors import TrackingError
 from raydiance.tracking.address import reach
 
-__all__ = ["NOTE", "MlflowClient", "MlflowException", "connect", "entities", "errors", "experiment_id_of"]
+__all__ = [
+    "NOTE",
+    "MlflowClient",
+    "MlflowException",
+    "connect",
+    "entities",
+    "errors",
+    "experiment_id_of",
+    "run_page",
+]
 
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # which of its two faces the UI shows
+FACE = "?workflowType=machine_learning"  # the same, for who comes by a link
 NOTE = "mlflow.note.content"
 
 
@@ -57,6 +67,11 @@ def experiment_id_of(client: MlflowClient, url: str, name: str) -> str:
             f"experiment {name!r} was deleted on {url}; restore it there, or choose another name"
         )
     return str(found.experiment_id)
+
+
+def run_page(url: str, experiment_id: str, run_id: str) -> str:
+    """Where a browser shows a run of a server."""
+    return f"{url}/#/experiments/{experiment_id}/runs/{run_id}{FACE}"
 
 
 @contextmanager
