@@ -79,8 +79,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneRay:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those who share a Ray come last, when nobody starts another one any more. Skip, by name, tests whose server
-    is absent; RAYDIANCE_REQUIRE_SERVERS=1 says that it must be there.
+    """Those who share a Ray come last. Skip, by name, tests whose server is absent.
+
+    RAYDIANCE_REQUIRE_SERVERS=1 says that it must be there.
     """
     items.sort(key=lambda item: "ray_here" in getattr(item, "fixturenames", ()))
     required = os.environ.get("RAYDIANCE_REQUIRE_SERVERS") == "1"
@@ -102,10 +103,12 @@ def repository() -> Path:
     return ROOT
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray_here() -> Iterator[str]:
-    """One Ray of this machine for all tests that need no other, by the address of its dashboard; its workers find
-    what tests give them.
+    """A Ray of this machine for the tests of a file that need no other, by its dashboard's address.
+
+    Its workers find what tests give them. One for all files would be faster, but the room of a training whose
+    worker was killed stays taken while its controller lives.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "tests/cluster"), *sys.path]))
