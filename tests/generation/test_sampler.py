@@ -147,3 +147,13 @@ def test_the_stamp_names_the_default_plan(bundle: Bundle) -> None:
 def test_a_plan_that_is_not_there_is_refused(bundle: Bundle) -> None:
     with pytest.raises(RequestError, match="stochastic"):
         sample_glb(bundle, 0, "nope")
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_a_file_is_the_same_whatever_threads_there_are(bundle: Bundle, threads: int) -> None:
+    before, known = torch.get_num_threads(), sample_glb(bundle, 7)
+    torch.set_num_threads(threads)
+    try:
+        assert sample_glb(bundle, 7) == known and torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 import pytest
-import torch
 from fastapi import FastAPI
 from tests.support.bundles import tiny_bundle, tiny_provenance
 
@@ -14,15 +13,6 @@ from raydiance.serving.local import Local
 from raydiance.storage import Artifact, Store
 
 SPEC = ServeSpec(port=0, slots=4, queue=12, max_count=4, max_resolution=48, request_timeout_s=30.0)
-
-
-@pytest.fixture(scope="package", autouse=True)
-def as_many_threads_as_a_replica() -> Iterator[None]:
-    """In the last digit, the numbers of a sample depend on how many threads add them up."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(SPEC.threads)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="package")

@@ -7,7 +7,8 @@ three classes of equal bits (convolutions agree from 2 on, linear layers from 4 
 as one of 2, and calls of 3 have 95 to 100 % of the throughput of a batch of 8.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -17,9 +18,28 @@ from raydiance.generation.bundle import LatentModel
 from raydiance.models import Condition
 from raydiance.models.text import NO_WORD
 
-__all__ = ["NoiseNetwork", "agreeing_sizes", "call_sizes", "fill", "in_calls", "noise_network"]
+__all__ = [
+    "NoiseNetwork",
+    "agreeing_sizes",
+    "call_sizes",
+    "fill",
+    "in_calls",
+    "noise_network",
+    "one_thread",
+]
 
 CPU_SIZES, ACCELERATOR_SIZES = (2, 3), (8,)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch works with one thread of this process inside, and with as many as before behind it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def call_sizes(device: torch.device | str) -> tuple[int, ...]:

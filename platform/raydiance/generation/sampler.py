@@ -18,7 +18,7 @@ from raydiance.diffusion.guidance import classifier_free
 from raydiance.diffusion.plans import SamplingPlan
 from raydiance.fields import Cameras, VoxelField, export_glb, extract_mesh, render_views
 from raydiance.generation.bundle import Bundle, LatentModel
-from raydiance.generation.execution import call_sizes, in_calls, noise_network
+from raydiance.generation.execution import call_sizes, in_calls, noise_network, one_thread
 from raydiance.models.text import to_words
 from raydiance.storage import code_version
 
@@ -126,19 +126,21 @@ def sample_glb(
 ) -> bytes:
     """One sample as a GLB with vertex colours, which says in asset.extras how it was made.
 
-    Raises RequestError for a plan, a category or a text that the bundle does not have.
+    By one thread, as a replica does it: the last digits depend on how many threads add them up. Raises
+    RequestError for a plan, a category or a text that the bundle does not have.
     """
     label = bundle.label(category)
     condition = None if label is None else torch.tensor([label])
-    field = generate_fields(
-        bundle,
-        [seed],
-        bundle.plan(plan),
-        condition=condition,
-        tokens=bundle.text(text),
-        guidance=guidance,
-    )
-    mesh = extract_mesh(field, resolution=resolution)
+    with one_thread():
+        field = generate_fields(
+            bundle,
+            [seed],
+            bundle.plan(plan),
+            condition=condition,
+            tokens=bundle.text(text),
+            guidance=guidance,
+        )
+        mesh = extract_mesh(field, resolution=resolution)
     return export_glb(mesh, extras=stamp(bundle, seed, plan, category=category, text=text, guidance=guidance))
 
 
