@@ -47,6 +47,7 @@ WITH_RAY = {
     "test_rollover.py",
     "test_server.py",
     "test_stack.py",
+    "test_trainings.py",
     "test_tune.py",
 }
 

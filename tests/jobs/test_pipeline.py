@@ -25,7 +25,7 @@ def test_each_stage_has_a_job_and_each_job_is_a_stage() -> None:
 def test_a_job_is_thin_and_runs_the_stage_of_its_name(path: Path) -> None:
     text = path.read_text()
     assert len(text.splitlines()) <= 25
-    assert f'main("{path.stem}", lambda experiment, run: {path.stem}(experiment.{path.stem}, run)' in text
+    assert f'main("{path.stem}", lambda experiment, run: {path.stem}(experiment.{path.stem}, run' in text
 
 
 def test_each_kind_of_experiment_has_its_stages_and_their_settings() -> None:

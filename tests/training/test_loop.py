@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -9,7 +10,7 @@ from torch import nn
 from raydiance.errors import ConfigError, NonFiniteLossError, TrainingError
 from raydiance.storage import Store
 from raydiance.training import Batch, Checkpoints, fit, start
-from raydiance.training.loop import learning_rate_factor
+from raydiance.training.loop import PausedError, learning_rate_factor
 from raydiance.training.randomness import seeded
 
 
@@ -67,6 +68,26 @@ def test_resume_is_bitwise_the_run_that_was_not_interrupted(store, kind):
         assert torch.equal(value, resumed.averaged()[name]), name
     for a, b in zip(whole.optimizer.state.values(), resumed.optimizer.state.values(), strict=True):
         assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_run_that_stops_to_be_looked_at_goes_on_as_if_it_had_not(store):
+    whole = fit(Toy(), loop(), worker=worker(store), run_name="whole", seed=1)
+
+    class Known(Toy):
+        def examine(self, weights):
+            return {"norm": float(weights["0.weight"].norm())}
+
+    w = replace(worker(store), until=10)
+    with pytest.raises(PausedError, match="step 10 of 20"):
+        fit(Known(), loop(), worker=w, run_name="rungs", seed=1)
+    assert store.list("checkpoints/rungs")[-1].key.split("/")[-1].startswith("00000010")
+    assert len(losses(w.tracker)) == 10 and [step for step, _ in w.tracker.metrics["examined/norm"]] == [10]
+    mean = sum(losses(w.tracker)) / 10
+    assert w.tracker.metrics["train/recent_loss"][-1] == (10, pytest.approx(mean))
+    resumed = fit(Known(), loop(), worker=replace(w, until=20), run_name="rungs", seed=1)
+    assert len(losses(w.tracker)) == 20
+    for name, value in whole.averaged().items():
+        assert torch.equal(value, resumed.averaged()[name]), name
 
 
 def test_a_finished_run_is_not_trained_again(store):

@@ -17,9 +17,15 @@ class Meter:
         self._cpu_s = self._gpu_s = 0.0
         self._began_s = _own_cpu_s()
 
-    def add(self, cpu_s: float) -> None:
-        """Processor time that was spent in another process."""
+    def add(self, cpu_s: float, gpu_s: float = 0.0) -> None:
+        """What was spent in another process."""
         self._cpu_s += cpu_s
+        self._gpu_s += gpu_s
+
+    @property
+    def elsewhere(self) -> tuple[float, float]:
+        """CPU and GPU seconds without those of this process and its children."""
+        return self._cpu_s, self._gpu_s
 
     @contextmanager
     def reserved(self, *, cpus: float = 0.0, gpus: float = 0.0) -> Iterator[None]:

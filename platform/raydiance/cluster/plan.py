@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from raydiance.cluster.pointers import folder_of, resolve_input
 from raydiance.cluster.session import address_of
 from raydiance.config import Experiment
+from raydiance.config.composition import SearchedExperiment, trials_of, words
 from raydiance.config.files import dump_yaml
-from raydiance.config.stages import inputs_of, stages_of
+from raydiance.config.search import rungs, work_of
+from raydiance.config.stages import inputs_of, settings_of, stages_of
 from raydiance.errors import RaydianceError
 from raydiance.spec import digest, to_plain
 from raydiance.storage import Artifact, Store
@@ -20,7 +22,7 @@ def run_name(experiment: Experiment, stage: str, inputs: Mapping[str, Artifact])
     """The same work has the same name: "<experiment>-<stage>-<digest of seed, spec and inputs>"."""
     made_from = {
         "seed": experiment.seed,
-        "spec": getattr(experiment, stage),
+        "spec": settings_of(experiment, stage),
         "inputs": {name: artifact.ref.sha256 for name, artifact in inputs.items()},
     }
     return f"{experiment.name}-{stage}-{digest(made_from)}"
@@ -28,14 +30,15 @@ def run_name(experiment: Experiment, stage: str, inputs: Mapping[str, Artifact])
 
 def print_plan(experiment: Experiment, stage: str, store: Store, given: Mapping[str, str]) -> None:
     """The resolved settings of the stage as YAML, then the plan of work."""
-    settings = {
+    settings = settings_of(experiment, stage)
+    shown = {
         "name": experiment.name,
         "size": experiment.size,
         "seed": experiment.seed,
-        stage: to_plain(getattr(experiment, stage)),
+        **(to_plain(settings) if stage == "search" else {stage: to_plain(settings)}),
         "cluster": to_plain(experiment.cluster),
     }
-    print(dump_yaml(settings))
+    print(dump_yaml(shown))
     for name, value in plan(experiment, stage, store, given):
         print(f"{name:<12}{value}")
 
@@ -61,6 +64,8 @@ def plan(experiment: Experiment, stage: str, store: Store, given: Mapping[str, s
         )
     if steps := steps_of(experiment, stage):
         rows.append(("steps", str(steps)))
+    if stage == "search":
+        rows += _trials(experiment)
     rows.append(("workers", _workers(experiment)))
     rows.append(("store", store.url))
     rows.append(("tracking", _tracking(experiment)))
@@ -74,6 +79,22 @@ def steps_of(experiment: Experiment, stage: str) -> int | None:
     loop = getattr(getattr(experiment, stage), "loop", None)
     steps: int | None = getattr(loop, "steps", None)
     return steps
+
+
+def _trials(experiment: Experiment) -> list[tuple[str, str]]:
+    """What a search tries, and how long."""
+    assert isinstance(experiment, SearchedExperiment)
+    if not (trials := trials_of(experiment)):
+        return [("trial", "none: search.space is empty")]
+    steps = steps_of(experiment, experiment.search.stage)
+    assert steps is not None, "a training has steps"
+    levels = rungs(experiment.search, steps)
+    rows = [("trial", f"{index:03d}: {words(values)}") for index, values in enumerate(trials)]
+    told = ", ".join(f"{rung.num_trials} to step {rung.step}" for rung in levels)
+    return [
+        *rows,
+        ("rungs", f"{told}; {work_of(levels)} steps in all; judged by {experiment.search.judged_by}"),
+    ]
 
 
 def _estimate(experiment: Experiment, stage: str) -> str:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, get_args
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -18,14 +18,34 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
-from raydiance.config.experiment import KINDS, Experiment
+from raydiance.config.experiment import (
+    KINDS,
+    DiffrfExperiment,
+    DigitsExperiment,
+    Experiment,
+    LatentExperiment,
+)
 from raydiance.config.explain import explain, nearest, paths
 from raydiance.config.files import dump_yaml, read_yaml
 from raydiance.config.project import project_folder
+from raydiance.config.search import SearchedStage, Values, proposals
 from raydiance.errors import ConfigError
 from raydiance.spec import to_plain
 
-__all__ = ["compose", "load_params", "params_text", "validate", "write_params"]
+__all__ = [
+    "SearchedExperiment",
+    "compose",
+    "load_params",
+    "params_text",
+    "trials_of",
+    "validate",
+    "with_values",
+    "words",
+    "write_params",
+]
+
+SearchedExperiment: TypeAlias = LatentExperiment | DigitsExperiment | DiffrfExperiment
+SEARCHED = get_args(SearchedStage)
 
 
 def compose(overrides: Sequence[str] = (), *, folder: Path | None = None) -> Experiment:
@@ -48,7 +68,77 @@ def compose(overrides: Sequence[str] = (), *, folder: Path | None = None) -> Exp
 
 
 def validate(plain: Any) -> Experiment:
-    """A tree of plain values as an Experiment. Raises ConfigError, a line for each thing that is wrong."""
+    """A tree of plain values as an Experiment. Raises ConfigError, a line for each thing that is wrong.
+
+    Every trial of its search is made once, too.
+    """
+    experiment = _built(plain)
+    if isinstance(experiment, SearchedExperiment):
+        _check_trials(experiment)
+    return experiment
+
+
+def _check_trials(experiment: SearchedExperiment) -> None:
+    stage = experiment.search.stage
+    for index, values in enumerate(trials_of(experiment)):
+        try:
+            trial = with_values(experiment, values)
+        except ConfigError as error:
+            raise ConfigError(f"search.space, trial {index} ({words(values)}): {error}") from error
+        if getattr(trial, stage).loop.steps != getattr(experiment, stage).loop.steps:
+            raise ConfigError(
+                f"search.space: {stage}.loop.steps is the clock of the search, the same for all trials; set it by "
+                "itself"
+            )
+
+
+def trials_of(experiment: SearchedExperiment) -> list[Values]:
+    """The values of each trial of the experiment's search, none without a space. Raises ConfigError that names the
+    path at fault.
+    """
+    search, stage = experiment.search, experiment.search.stage
+    if not hasattr(experiment, stage):
+        there = [name for name in SEARCHED if hasattr(experiment, name)]
+        raise ConfigError(f"search.stage = {stage!r}: {experiment.name} has {', '.join(there)}")
+    known = [f"{stage}.{path}" for path in paths(type(getattr(experiment, stage)))]
+    for path in search.space:
+        if path not in known:
+            raise ConfigError(f"search.space: {path}: no such setting{nearest(path, known)}")
+    if not search.space:
+        return []
+    plain = to_plain(experiment)
+    base = {path: _folder(plain, path)[path.rpartition(".")[2]] for path in search.space}
+    return proposals(search.space, base, search.num_trials, experiment.seed)
+
+
+def with_values(experiment: SearchedExperiment, values: Values) -> SearchedExperiment:
+    """The experiment with these settings, without a search. Raises ConfigError if they do not go together."""
+    plain = {**to_plain(experiment), "search": {}}
+    for path, value in values.items():
+        _folder(plain, path)[path.rpartition(".")[2]] = value
+    built = _built(plain)
+    assert isinstance(built, type(experiment))
+    return built
+
+
+def _folder(plain: Any, path: str) -> dict[str, Any]:
+    """Where the setting of this path stands in a tree of plain values."""
+    for part in path.split(".")[:-1]:
+        plain = plain[part]
+        if not isinstance(plain, dict):
+            raise ConfigError(f"search.space: {path}: {part} is {plain!r} here; give it its settings first")
+    if path.rpartition(".")[2] not in plain:
+        raise ConfigError(f"search.space: {path}: no such setting here{nearest(path, list(plain))}")
+    assert isinstance(plain, dict)
+    return plain
+
+
+def words(values: Values) -> str:
+    """Values as overrides, in Hydra's grammar."""
+    return " ".join(f"{path}={json.dumps(value)}" for path, value in values.items())
+
+
+def _built(plain: Any) -> Experiment:
     _refuse_code(plain, "")
     kind = plain.get("kind") if isinstance(plain, dict) else None
     if kind not in KINDS:

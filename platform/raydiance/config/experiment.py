@@ -10,6 +10,7 @@ from raydiance.config.platform import (
     TrackingSpec,
     TuneSpec,
 )
+from raydiance.config.search import SearchSpec
 from raydiance.data.articulate import ArticulateSpec
 from raydiance.data.digits import DigitsSpec
 from raydiance.data.encode import EncodeSpec
@@ -78,6 +79,7 @@ class LatentExperiment(Common):
     invert: InversionSpec = InversionSpec()
     train_extractor: ExtractorTraining = ExtractorTraining()
     train_diffusion: DiffusionTraining = DiffusionTraining()
+    search: SearchSpec = SearchSpec()
     tune: TuneSpec = TuneSpec()
     evaluate: EvaluateSpec = EvaluateSpec()
     publish: PublishSpec = PublishSpec()
@@ -106,6 +108,7 @@ class DigitsExperiment(Common):
     digits: DigitsSpec = DigitsSpec()
     train_diffusion: PixelTraining = PixelTraining()
     train_cosine: PixelTraining = PixelTraining(schedule="cosine")
+    search: SearchSpec = SearchSpec()
     tune: TuneSpec = TuneSpec()
     sampler_table: SamplerTableSpec = SamplerTableSpec()
 
@@ -133,6 +136,7 @@ class DiffrfExperiment(Common):
     fit: FieldsFit = FieldsFit()
     encode: FieldEncode = FieldEncode()
     train_diffusion: RadianceTraining = RadianceTraining()
+    search: SearchSpec = SearchSpec()
     sample: FieldSampling = FieldSampling()
     evaluate: FieldEvaluation = FieldEvaluation()
     complete: FieldCompletion = FieldCompletion()

@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -113,6 +113,8 @@ def _annotation(location: Path, root: Any) -> Any:
 def _step(annotation: Any, path: str, part: str | int) -> tuple[Any, str]:
     """One part of a location further: the annotation there and the path as one would write it."""
     members = _members(annotation)
+    if typing.get_origin(_plain(annotation)) is Mapping:
+        return typing.get_args(_plain(annotation))[1], f"{path}.{part}"
     if isinstance(part, int):
         arguments = [a for a in typing.get_args(_plain(annotation)) if a is not Ellipsis]
         return (

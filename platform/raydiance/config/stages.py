@@ -1,12 +1,14 @@
 """The stages of each kind of experiment, and the earlier ones that each of them reads."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from raydiance.config.experiment import Experiment
 from raydiance.config.explain import nearest
+from raydiance.config.search import SearchSpec
 from raydiance.errors import ConfigError
 
-__all__ = ["ASIDE", "HOMES", "STAGES", "Stages", "inputs_of", "stages_of"]
+__all__ = ["ASIDE", "HOMES", "STAGES", "Stages", "inputs_of", "settings_of", "stages_of"]
 
 Stages = Mapping[str, tuple[str, ...]]
 
@@ -51,8 +53,13 @@ STAGES: dict[str, Stages] = {
 
 # Jobs beside the way: they read earlier stages, and no stage reads them.
 ASIDE: dict[str, Stages] = {
-    "latent": {"invert": ("render", "train_autodecoder", "encode"), "train_extractor": ("render",)},
-    "diffrf": {"train_extractor": ("render",)},
+    "latent": {
+        "invert": ("render", "train_autodecoder", "encode"),
+        "train_extractor": ("render",),
+        "search": ("encode", "train_autodecoder"),
+    },
+    "digits": {"search": ("digits",)},
+    "diffrf": {"train_extractor": ("render",), "search": ("encode", "render")},
 }
 
 # The experiment that is meant where a stage is asked for by itself; the others mean that of configs/config.yaml.
@@ -77,10 +84,20 @@ def stages_of(experiment: Experiment) -> Stages:
 
 
 def inputs_of(experiment: Experiment, stage: str) -> tuple[str, ...]:
-    """The earlier stages that a stage reads. Raises ConfigError if the experiment has no such stage."""
+    """The earlier stages that a stage reads; a search, what the training reads that it is for.
+
+    Raises ConfigError if the experiment has no such stage.
+    """
     stages = {**stages_of(experiment), **ASIDE.get(experiment.kind, {})}
     if stage not in stages:
         raise ConfigError(
             f"{stage}: {experiment.name} (kind {experiment.kind}) has no such stage{nearest(stage, list(stages))}"
         )
-    return stages[stage]
+    search: SearchSpec | None = getattr(experiment, "search", None)
+    return stages[search.stage if stage == "search" and search else stage]
+
+
+def settings_of(experiment: Experiment, stage: str) -> Any:
+    """What the stage's result depends on: its spec; of a search also that of the training it is for."""
+    found = getattr(experiment, stage)
+    return {stage: found, found.stage: getattr(experiment, found.stage)} if stage == "search" else found

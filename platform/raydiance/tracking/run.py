@@ -52,7 +52,10 @@ class Report(Protocol):
 
 @dataclass(frozen=True)
 class Worker:
-    """What one training worker knows; on a rank above 0 tracker and progress are silent."""
+    """What one training worker knows; on a rank above 0 tracker and progress are silent.
+
+    until: of a search's trials, the step to stop at and be examined.
+    """
 
     rank: int
     world_size: int
@@ -61,6 +64,7 @@ class Worker:
     tracker: Tracker
     progress: Progress
     report: Report
+    until: int | None = None
 
 
 class Launch(Protocol):

@@ -39,12 +39,14 @@ from raydiance.training.radiance import RadianceTraining, ViewLoss
 from raydiance.training.randomness import sample_generator, seeded
 from raydiance.training.rates import rates_by_fan_in
 from raydiance.training.texts import read_texts
+from raydiance.training.yardstick import relative_error
 
 __all__ = ["DiffusionObjective", "train_diffusion"]
 
 Training: TypeAlias = DiffusionTraining | PixelTraining | RadianceTraining
 Show: TypeAlias = Callable[[Tensor], dict[str, NDArray[np.uint8]]]
 
+EXAMINED = 32  # items of the data
 FRAMES = 24  # of a turntable
 REFERENCE_FAN_IN = (
     1024  # a 3 x 3 x 3 convolution of 38 channels; the global path's first layer has 4096 and more
@@ -129,6 +131,20 @@ class DiffusionObjective(Objective):
             return flat.square().mean(1)
         along: Tensor = whole.error(flat, sigma)
         return along + flat.square().mean(1) if self.training_spec.model.multipliers else along
+
+    @torch.no_grad()
+    def examine(self, weights: Mapping[str, Tensor]) -> dict[str, float]:
+        """The error over noise levels that are the same for every training of the same data."""
+        device, count = next(self.model.parameters()).device, len(self.latents)
+        network = UNet(self.training_spec.model).to(device)
+        network.load_state_dict(dict(weights))
+        network.eval()
+        rows = sorted({row * count // EXAMINED for row in range(EXAMINED)})
+        labels, tokens = (
+            None if told is None else told[rows].to(device) for told in (self.labels, self.tokens)
+        )
+        denoise = partial(self.preconditioning.denoise, network, condition=Condition(labels, tokens=tokens))
+        return {"denoising_error": relative_error(denoise, self.latents[rows].float().to(device))}
 
     @torch.no_grad()
     def preview(self, weights: Mapping[str, Tensor]) -> dict[str, np.ndarray]:

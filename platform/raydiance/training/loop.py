@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from statistics import median
+from statistics import fmean, median
 from typing import Any, Literal
 
 import numpy as np
@@ -33,7 +33,16 @@ from raydiance.training.ema import Ema
 from raydiance.training.precision import Precision, PrecisionName, choose_precision
 from raydiance.training.throughput import Stopwatch, Throughput
 
-__all__ = ["Decay", "LoopSpec", "Objective", "fit", "learning_rate_factor", "start", "train_step"]
+__all__ = [
+    "Decay",
+    "LoopSpec",
+    "Objective",
+    "PausedError",
+    "fit",
+    "learning_rate_factor",
+    "start",
+    "train_step",
+]
 
 Decay = Literal["cosine", "linear", "constant"]
 
@@ -101,6 +110,10 @@ class LoopSpec:
             )
 
 
+class PausedError(Exception):
+    """Training stands at the step where it was to stop: no failure, but there is no result yet."""
+
+
 class Objective(nn.Module):
     """What is minimised: a model and the losses round it. `loading` runs while `forward` gets its data."""
 
@@ -117,6 +130,10 @@ class Objective(nn.Module):
     def parameter_groups(self) -> Sequence[Mapping[str, Any]]:
         """Parameters with, if they differ, a "factor" on the learning rate."""
         return [{"params": list(self.model.parameters())}]
+
+    def examine(self, weights: Mapping[str, Tensor]) -> dict[str, float]:
+        """Numbers that compare the given weights with those of other trainings; none by default."""
+        return {}
 
     def preview(self, weights: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
         """Pictures (uint8 [H, W, 3]) and films ([T, H, W, 3]) of what the given weights do; none by default."""
@@ -136,8 +153,10 @@ def fit(objective: Objective, loop: LoopSpec, *, worker: Worker, run_name: str, 
     """Train to the last step, from the newest intact checkpoint of this run name if there is one.
 
     Raises NonFiniteLossError, naming step and last good checkpoint, if loss or gradient is not finite, and was so
-    again after each return to that checkpoint.
+    again after each return to that checkpoint; PausedError at the step where the worker is to stop, with a
+    checkpoint there.
     """
+    end = min(loop.steps, worker.until or loop.steps)
     plain = copy.deepcopy(objective.model) if loop.shard else objective.model
     module = distribute(objective, worker.device, shard=objective.model if loop.shard else None)
     state = start(objective, loop)
@@ -147,9 +166,9 @@ def fit(objective: Objective, loop: LoopSpec, *, worker: Worker, run_name: str, 
     precision = choose_precision(loop.precision, worker.device)
     throughput = Throughput(loop.batch_size, worker.world_size, worker.device, precision, objective.loading)
     reports = Reports(worker, checkpoints)
-    with checkpoints, worker.progress.task(run_name, total=loop.steps) as task:
+    with checkpoints, worker.progress.task(run_name, total=end) as task:
         task.update(state.step)
-        while state.step < loop.steps:
+        while state.step < end:
             checkpoints.check()
             batch = Batch(seed + RETURNED * state.returns, state.step, indices, loop.batch_size)
             if throughput.flops is None:
@@ -163,15 +182,28 @@ def fit(objective: Objective, loop: LoopSpec, *, worker: Worker, run_name: str, 
                 go_back(state, loop, checkpoints, error)
                 continue
             task.update(1, loss=metrics["loss"])
-            last = state.step == loop.steps
+            last = state.step == end
             if last or state.step % loop.log_every == 0:
                 told = {f"train/{k}": v for k, v in metrics.items()} | throughput.read()
+                told["train/recent_loss"] = fmean(state.losses)
                 worker.tracker.log_metrics(told, step=state.step)
-            if last or state.step % loop.preview_every == 0:
+            if last and worker.until:
+                _examine(objective, state, worker)
+            if state.step == loop.steps or state.step % loop.preview_every == 0:
                 _preview(objective, state, worker)
             if last or state.step % loop.checkpoint_every == 0:
                 reports.checkpoint(state, metrics, last=last)
+    if end < loop.steps:
+        raise PausedError(f"{run_name}: step {end} of {loop.steps}; it goes on from its checkpoint")
     return _in_one_piece(objective, state, plain) if is_sharded(state.model) else state
+
+
+def _examine(objective: Objective, state: TrainState, worker: Worker) -> None:
+    if worker.rank == 0 or is_sharded(state.model):
+        weights = state.averaged()
+    if worker.rank == 0:
+        told = {f"examined/{name}": value for name, value in objective.examine(weights).items()}
+        worker.tracker.log_metrics(told, step=state.step)
 
 
 def _preview(objective: Objective, state: TrainState, worker: Worker) -> None:
