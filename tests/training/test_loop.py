@@ -1,4 +1,6 @@
 import math
+from contextlib import nullcontext
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -8,6 +10,7 @@ from torch import nn
 
 from raydiance.errors import ConfigError, NonFiniteLossError, TrainingError
 from raydiance.storage import Store
+from raydiance.tracking import Interrupted
 from raydiance.training import Batch, Checkpoints, fit, start
 from raydiance.training.loop import learning_rate_factor
 from raydiance.training.randomness import seeded
@@ -67,6 +70,23 @@ def test_resume_is_bitwise_the_run_that_was_not_interrupted(store, kind):
         assert torch.equal(value, resumed.averaged()[name]), name
     for a, b in zip(whole.optimizer.state.values(), resumed.optimizer.state.values(), strict=True):
         assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize("at", [1, 14, 20])
+def test_told_to_end_it_keeps_the_step_it_was_in_and_goes_on_to_the_same_bits(store, at):
+    whole = fit(Toy(), loop(), worker=worker(store), run_name="whole", seed=1)
+    reports: list = []
+    w = worker(store, reports=reports)
+    asked = iter(range(1, 21))
+    told = replace(w, ending=lambda: nullcontext(lambda: int(next(asked) == at)))
+    with pytest.raises(Interrupted, match=f"told: .* go on from step {at}$"):
+        fit(Toy(), loop(), worker=told, run_name="told", seed=1)
+    assert len(losses(w.tracker)) == at
+    assert reports[-1][1].key.split("/")[-1].startswith(f"{at:08d}")
+    assert "ending" not in reports[-1][0] | w.tracker.metrics
+    resumed = fit(Toy(), loop(), worker=worker(store), run_name="told", seed=1)
+    for name, value in whole.averaged().items():
+        assert torch.equal(value, resumed.averaged()[name]), name
 
 
 def test_a_finished_run_is_not_trained_again(store):

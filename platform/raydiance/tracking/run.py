@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from raydiance.errors import ConfigError
 from raydiance.storage import Artifact, ArtifactRef, Store
+from raydiance.tracking.ending import Ending, by_signal
 from raydiance.tracking.progress import Progress, QuietProgress
 from raydiance.tracking.tracker import NullTracker, Tracker
 
@@ -52,7 +53,10 @@ class Report(Protocol):
 
 @dataclass(frozen=True)
 class Worker:
-    """What one training worker knows; on a rank above 0 tracker and progress are silent."""
+    """What one training worker knows; on a rank above 0 tracker and progress are silent.
+
+    `ending` says between steps whether to end; one worker that is told to is enough.
+    """
 
     rank: int
     world_size: int
@@ -61,6 +65,7 @@ class Worker:
     tracker: Tracker
     progress: Progress
     report: Report
+    ending: Ending = by_signal
 
 
 class Launch(Protocol):
