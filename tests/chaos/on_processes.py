@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -24,7 +25,16 @@ from tests.training.toys import NUM_ITEMS
 
 from raydiance.storage import Store
 
-__all__ = ["FAULTS", "HERE", "damaged_checkpoint", "each_once", "follow_up", "run", "start"]
+__all__ = [
+    "FAULTS",
+    "HERE",
+    "damaged_checkpoint",
+    "each_once",
+    "follow_up",
+    "golden_of_two",
+    "run",
+    "start",
+]
 
 DAMAGES = ("truncated", "emptied", "bit flipped", "files swapped", "deleted", "another run's manifest")
 NUM_CHECKPOINTS = 6  # of a Plan as it comes
@@ -62,16 +72,38 @@ def golden() -> History:
         return history(plan.log)
 
 
-def follow_up(trial: Trial, plan: Plan, status: int | None) -> Trial:
+def start_two(plan: Plan, folder: Path) -> list[BaseProcess]:
+    """Two workers, without Ray, that meet at a file of their own."""
+    meeting = tempfile.mktemp(prefix="meeting-", dir=folder)
+    return [start(work.train_as_one_of_two, plan, rank, meeting) for rank in range(2)]
+
+
+@functools.cache
+def golden_of_two() -> History:
+    """A training by two workers that nothing happened to."""
+    with tempfile.TemporaryDirectory(prefix="raydiance-golden-") as folder:
+        plan = Plan(store=f"{folder}/store", log=f"{folder}/log")
+        assert _statuses(start_two(plan, Path(folder))) == [0, 0]
+        return history(plan.log)
+
+
+def _statuses(processes: Sequence[BaseProcess]) -> list[int | None]:
+    for process in processes:
+        process.join(BOUND_S)
+    return [process.exitcode for process in processes]
+
+
+def follow_up(trial: Trial, plan: Plan, status: int | None, whole: History | None = None) -> Trial:
     """Fill in what must hold after a training that was broken off has been run to its end."""
-    objects, seen = contents(plan.store, "checkpoints"), history(plan.log)
+    objects, seen, whole = contents(plan.store, "checkpoints"), history(plan.log), whole or golden()
     store = Store.open(plan.store)
     store.collect(store.garbage(0.0))
     trial.lost_steps, trial.recovery_s = seen.lost_steps, seen.recovery_s
     trial.held |= {
         "I1": not torn(objects) and len(committed(objects)) >= 1,
         "I2": seen.lost_steps <= plan.most_lost,
-        "I3": seen.repeated_exactly() and (seen.final, seen.exact.keys()) == _end(plan),
+        "I3": seen.repeated_exactly()
+        and (seen.final, seen.exact.keys()) == (whole.final, whole.exact.keys()),
         "I4": each_once(seen),
         "I8": seen.recovery_s < BOUND_S,
         "I9": not leftovers(contents(plan.store)),
@@ -82,11 +114,6 @@ def follow_up(trial: Trial, plan: Plan, status: int | None) -> Trial:
 
 def each_once(seen: History) -> bool:
     return seen.each_item_once(NUM_ITEMS)
-
-
-def _end(plan: Plan) -> tuple[str | None, object]:
-    undisturbed = golden()
-    return undisturbed.final, undisturbed.exact.keys()
 
 
 def killed_training(phase: str, random: Random, folder: Path) -> Trial:
@@ -108,6 +135,33 @@ def killed_training(phase: str, random: Random, folder: Path) -> Trial:
     newest, begun = max(kept, default=0), history(plan.log).begun
     # after the last checkpoint there is no step left to begin with
     trial.held["from the newest"] = begun[-1] == newest if newest < plan.steps else begun == [0]
+    return trial
+
+
+def told_training(phase: str, random: Random, folder: Path) -> Trial:
+    """F19: SIGTERM or ^C between the first step and the last, to one process or to one of two; then the same
+    command again.
+    """
+    plan = Plan(store=str(folder / "store"), log=str(folder / "log"))
+    slow, pair = replace(plan, pause_s=0.02), phase == "one of two workers"
+    number = signal.SIGINT if phase == "^C" else signal.SIGTERM
+    processes = start_two(slow, folder) if pair else [start(work.train_here, slow)]
+    told = random.randrange(len(processes))
+    at = random.randrange(1, slow.steps - 10)
+    while max(history(plan.log).items, default=-1) < at and processes[told].is_alive():
+        time.sleep(0.005)
+    os.kill(processes[told].pid or 0, number)
+    statuses = _statuses(processes)
+    trial = Trial("F19", phase, 0)
+    # the one that was not told ends with the status of a preemption, too
+    trial.held["ended"] = statuses == [128 + number] * len(processes)
+    objects, ended = contents(plan.store), history(plan.log).ended[-1]
+    trial.held["I1 at once"] = not torn(objects)
+    newest = max(key.rpartition("/")[2][:8] for key in committed(objects))
+    trial.held["I2 just in time"] = int(newest) == ended + 1
+    again = _statuses(start_two(plan, folder)) if pair else [run(plan)]
+    follow_up(trial, plan, max(again, key=lambda status: status != 0), golden_of_two() if pair else golden())
+    trial.held["I2 none lost"] = trial.lost_steps == 0
     return trial
 
 
@@ -258,6 +312,13 @@ FAULTS = (
         "It is passed over, with a warning that names file, expected and found; the one before it is used.",
         DAMAGES,
         damaged_checkpoint,
+    ),
+    Fault(
+        "F19",
+        "training told to end",
+        "It ends after its step, with a checkpoint; the same command goes on from there.",
+        ("SIGTERM", "^C", "one of two workers"),
+        told_training,
     ),
     Fault(
         "F20",

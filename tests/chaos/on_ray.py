@@ -18,18 +18,18 @@ from random import Random
 from typing import Any
 
 import psutil
-from tests.chaos.on_processes import HERE, NUM_CHECKPOINTS, each_once, start
+from tests.chaos.on_processes import HERE, NUM_CHECKPOINTS, each_once, golden_of_two
 from tests.chaos.outside import History, committed, contents, history, leftovers, torn
 from tests.chaos.ray_nodes import Cluster
 from tests.chaos.trial import Fault, Trial
-from tests.chaos.work import PHASES, Plan, train_as_one_of_two
+from tests.chaos.work import PHASES, Plan
 from tests.conftest import ROOT
 
 from raydiance.storage import Store
 
 __all__ = ["FAULTS", "killed_driver", "killed_worker"]
 
-BOUND_S = {"F1": 60.0, "F2": 90.0, "F3": 90.0}
+BOUND_S = {"F1": 60.0, "F2": 90.0, "F3": 90.0, "F19": 90.0}
 ENDED_S = 75.0
 
 
@@ -60,18 +60,6 @@ def begin(what: Mapping[str, Any], settings: Mapping[str, Any], log: Path) -> "s
             stdout=output,
             stderr=subprocess.STDOUT,
         )
-
-
-@functools.cache
-def golden_of_two() -> History:
-    """A training by two workers, without Ray, that nothing happened to."""
-    with tempfile.TemporaryDirectory(prefix="raydiance-golden-") as folder:
-        plan = Plan(store=f"{folder}/store", log=f"{folder}/log")
-        workers = [start(train_as_one_of_two, plan, rank, f"{folder}/meeting") for rank in range(2)]
-        for worker in workers:
-            worker.join(60)
-        assert [worker.exitcode for worker in workers] == [0, 0]
-        return history(plan.log)
 
 
 def killed_worker(phase: str, random: Random, folder: Path) -> Trial:
@@ -170,6 +158,37 @@ def lost_node(phase: str, random: Random, folder: Path) -> Trial:
     return trial
 
 
+DRAIN = """
+import ray, sys, time
+ray.init()
+(node,) = [each["NodeID"] for each in ray.nodes()
+           if each["Alive"] and "node:__internal_head__" not in each["Resources"]]
+deadline_ms = int(1000 * time.time()) + 60_000
+accepted, why = ray._raylet.GcsClient(address=sys.argv[1]).drain_node(node, 2, "taken away", deadline_ms)
+assert accepted, why
+"""
+
+
+def drained_node(phase: str, random: Random, folder: Path) -> Trial:
+    """F19: a node that one of two workers trains on is to be taken away in a minute; another one joins."""
+    cluster().add("second")
+    plan = Plan(store=str(folder / "store"), log=str(folder / "log"), pause_s=0.5)
+    settings = {"address": cluster().address, "num_workers": 2, "replace_s": 60, "max_failures": 0}
+    driver = begin(asdict(plan), settings, folder / "driver.log")
+    _wait_for_step(plan, random.randrange(2, 10), driver)
+    drain = [sys.executable, "-c", DRAIN, cluster().address]
+    subprocess.run(drain, check=True, env=os.environ | HERE | cluster().environment(), capture_output=True)
+    cluster().add("third")
+    status = _wait(driver, 240)
+    for name in ("second", "third"):
+        cluster().kill(name)
+    trial = _judge(Trial("F19", phase, 0), plan, status, folder)
+    trial.held["I2 none lost"] = trial.lost_steps == 0
+    trial.held["ended once"] = len(history(plan.log).begun) == 2
+    trial.note = "" if trial.passed else trial.note or _end_of(folder)
+    return trial
+
+
 def lost_node_in_search(phase: str, random: Random, folder: Path) -> Trial:
     """F3: SIGKILL of a node that runs a trial of a search."""
     whole = undisturbed_search()
@@ -227,7 +246,7 @@ def _judge(trial: Trial, plan: Plan, status: int | None, folder: Path) -> Trial:
         "I2": seen.lost_steps <= plan.most_lost,
         "I3": seen.repeated_exactly() and seen.final == whole.final,
         "I4": each_once(seen),
-        "I8": seen.recovery_s < BOUND_S[trial.fault[:2]],
+        "I8": seen.recovery_s < BOUND_S[trial.fault.split()[0]],
         "I9": not leftovers(contents(plan.store)),
         "I10": status == 0,
     }
@@ -317,6 +336,14 @@ FAULTS = (
         "",
         ("search",),
         lost_node_in_search,
+        dear=True,
+    ),
+    Fault(
+        "F19",
+        "training told to end",
+        "",
+        ("node drained",),
+        drained_node,
         dear=True,
     ),
 )

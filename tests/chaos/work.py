@@ -10,7 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -137,15 +137,7 @@ def train(plan: Plan, worker: Worker) -> str:
         log_every=1,
         preview_every=plan.steps,
     )
-    watching = Worker(
-        rank=worker.rank,
-        world_size=worker.world_size,
-        device=worker.device,
-        store=worker.store,
-        tracker=Telling(told, worker.tracker),
-        progress=worker.progress,
-        report=_reporting(worker, trap),
-    )
+    watching = replace(worker, tracker=Telling(told, worker.tracker), report=_reporting(worker, trap))
     state = fit(Watched(plan, told, trap), loop, worker=watching, run_name=plan.run, seed=SEED)
     digest = hashlib.sha256()
     for name, value in sorted(state.averaged().items()):

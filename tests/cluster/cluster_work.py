@@ -92,3 +92,29 @@ def regress(steps: int, worker: Worker) -> int:
 def meet_and_regress(steps: int, worker: Worker) -> dict[str, object]:
     """Both, because it takes longest to start the workers."""
     return who_am_i({"base": 1}, worker) | {"steps": regress(steps, worker)}
+
+
+class Told(Regression):
+    """One of which a worker, and later the launching process, is told to end, each once."""
+
+    def __init__(self, folder: str, launcher: int, worker: Worker) -> None:
+        super().__init__()
+        self.folder, self.launcher, self.worker = Path(folder), launcher, worker
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        time.sleep(0.03 * (self.worker.world_size > 1))
+        if self.worker.rank == self.worker.world_size - 1 > 0:
+            for step, pid in ((5, os.getpid()), (60, self.launcher)):
+                if batch.step >= step and not (marker := self.folder / f"{step}").exists():
+                    marker.touch()
+                    os.kill(pid, signal.SIGTERM)
+                    break
+        return super().forward(batch)
+
+
+def regress_until_told(payload: tuple[str, int], worker: Worker) -> int:
+    """Train; at step 5 a worker's node is taken away, at step 60 the launching process is told to end."""
+    loop = LoopSpec(
+        steps=150, batch_size=8, learning_rate=0.02, warmup_steps=5, log_every=1, checkpoint_every=25
+    )
+    return fit(Told(*payload, worker), loop, worker=worker, run_name="told", seed=3).step

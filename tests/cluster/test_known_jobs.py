@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -23,6 +25,8 @@ ROOT = project_folder()
 JOB = """
 import os, signal, sys, time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 import psutil, yaml
 from raydiance.cluster.runs import main
 from raydiance.tracking import Outcome
@@ -146,6 +150,15 @@ def test_a_token_that_is_no_longer_good_is_said_in_one_line(address: str, tmp_pa
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"raydiance: Ray Jobs at {address} does not take this token")
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("code", [143, -15])
+def test_a_job_that_was_told_to_end_but_not_by_ray_lost_its_node(code: int) -> None:
+    from ray.job_submission import JobStatus
+
+    info = SimpleNamespace(status=JobStatus.FAILED, driver_exit_code=code, message="", error_type=None)
+    client: Any = SimpleNamespace(get_job_info=lambda job_id: info, get_job_logs=lambda job_id: "")
+    assert follow(client, "job", stream=io.StringIO()) == Ending(143, lost=True)
 
 
 def test_pauses_double_and_each_kind_of_failure_has_its_own_budget() -> None:

@@ -2,12 +2,23 @@
 
 import io
 import os
+import signal
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cluster_work import die_once, diverge, meet_and_regress, picky, regress, square, who_am_i
+from cluster_work import (
+    die_once,
+    diverge,
+    meet_and_regress,
+    picky,
+    regress,
+    regress_until_told,
+    square,
+    who_am_i,
+)
 from tests.support.listeners import beyond_loopback, listeners
 
 from raydiance.cluster.session import session
@@ -16,7 +27,7 @@ from raydiance.cluster.train import Launcher
 from raydiance.config import ClusterSpec
 from raydiance.errors import ClusterError, NonFiniteLossError, TrainingError
 from raydiance.storage import Store
-from raydiance.tracking import LineProgress, NullTracker, QuietProgress
+from raydiance.tracking import Interrupted, LineProgress, MemoryTracker, NullTracker, QuietProgress
 
 # Ray Train imports Ray Data, whose own default settings warn of themselves.
 pytestmark = [
@@ -92,6 +103,29 @@ def test_a_killed_worker_is_replaced(ray_here: str, tmp_path: Path) -> None:
     assert launcher(tmp_path, num_workers=1, max_failures=1)(die_once, str(tmp_path / "marker")) == "done"
     with pytest.raises(ClusterError, match=r"worker 0 was lost.*run the command again"):
         launcher(tmp_path, num_workers=1, max_failures=0)(die_once, str(tmp_path / "other"))
+
+
+def test_workers_that_are_told_to_end_keep_their_last_step(ray_here: str, tmp_path: Path) -> None:
+    """Two starts of Ray Train: the node of a worker is taken away, which is no failure; then SIGTERM, here."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit("the signal acted at once"))
+    (tmp_path / "told").mkdir()
+    payload, tracker = (str(tmp_path / "told"), os.getpid()), MemoryTracker()
+    pair = replace(launcher(tmp_path, num_workers=2, max_failures=0), tracker=tracker)
+    try:
+        with pytest.raises(Interrupted) as caught:
+            pair(regress_until_told, payload)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert tracker.tags == {"worker_preemptions": "1"}
+    assert caught.value.code == 143
+    assert 60 < caught.value.step < 150
+    newest = pair.store.list("checkpoints/told")[-1].key
+    assert int(newest.split("/")[-1][:8]) == caught.value.step
+
+    alone = launcher(tmp_path)
+    assert alone(regress_until_told, payload) == 150
+    steps = [row["step"] for row in alone.curves.rows]
+    assert steps == list(range(caught.value.step + 1, 151)), "no step is done twice"
 
 
 def test_more_workers_than_there_is_room_for_are_refused(ray_here: str, tmp_path: Path) -> None:

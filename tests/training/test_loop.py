@@ -1,4 +1,5 @@
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
 
@@ -9,6 +10,7 @@ from torch import nn
 
 from raydiance.errors import ConfigError, NonFiniteLossError, TrainingError
 from raydiance.storage import Store
+from raydiance.tracking import Interrupted
 from raydiance.training import Batch, Checkpoints, fit, start
 from raydiance.training.loop import PausedError, learning_rate_factor
 from raydiance.training.randomness import seeded
@@ -86,6 +88,23 @@ def test_a_run_that_stops_to_be_looked_at_goes_on_as_if_it_had_not(store):
     assert w.tracker.metrics["train/recent_loss"][-1] == (10, pytest.approx(mean))
     resumed = fit(Known(), loop(), worker=replace(w, until=20), run_name="rungs", seed=1)
     assert len(losses(w.tracker)) == 20
+    for name, value in whole.averaged().items():
+        assert torch.equal(value, resumed.averaged()[name]), name
+
+
+@pytest.mark.parametrize("at", [1, 14, 20])
+def test_told_to_end_it_keeps_the_step_it_was_in_and_goes_on_to_the_same_bits(store, at):
+    whole = fit(Toy(), loop(), worker=worker(store), run_name="whole", seed=1)
+    reports: list = []
+    w = worker(store, reports=reports)
+    asked = iter(range(1, 21))
+    told = replace(w, ending=lambda: nullcontext(lambda: int(next(asked) == at)))
+    with pytest.raises(Interrupted, match=f"told: .* go on from step {at}$"):
+        fit(Toy(), loop(), worker=told, run_name="told", seed=1)
+    assert len(losses(w.tracker)) == at
+    assert reports[-1][1].key.split("/")[-1].startswith(f"{at:08d}")
+    assert "ending" not in reports[-1][0] | w.tracker.metrics
+    resumed = fit(Toy(), loop(), worker=worker(store), run_name="told", seed=1)
     for name, value in whole.averaged().items():
         assert torch.equal(value, resumed.averaged()[name]), name
 

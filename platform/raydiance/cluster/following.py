@@ -17,6 +17,7 @@ __all__ = ["Ending", "OnInterrupt", "first_line", "follow", "jobs_client", "show
 OnInterrupt = Literal["ask", "stop", "leave"]
 POLL_S = 1.0
 EAGER_S = 0.2  # until the first line is there
+TOLD_TO_END = 143  # by SIGTERM, but not by Ray Jobs, which calls that stopped: its node is taken away
 AWAY_S = 120.0  # how long a head that restarts may be gone
 TOKEN_REFUSED = (
     "does not take this token, or none was given; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
@@ -122,7 +123,8 @@ def _ending(job_id: str, info: Any, stream: TextIO) -> Ending:
     if not code:
         print(f"{job_id}: {first_line(info.message or 'failed without a message')}", file=stream)
         return Ending(1, lost=_is_lost(info.error_type))
-    return Ending(128 - code if code < 0 else code)
+    status = 128 - code if code < 0 else code
+    return Ending(status, lost=status == TOLD_TO_END)
 
 
 def _is_lost(error_type: object) -> bool:

@@ -28,7 +28,7 @@ def nodes_of(spec: ClusterSpec) -> list[Node]:
 
 
 def nodes_joined() -> list[Node]:
-    """The living nodes of the Ray that this process has joined.
+    """The living nodes of the Ray that this process has joined, less those that are being drained.
 
     Ray takes a lost node for a living one for some fifteen seconds after its workers are known to be lost; but
     nobody listens there any more.
@@ -36,7 +36,8 @@ def nodes_joined() -> list[Node]:
     import ray
 
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    return [node["Resources"] for node in nodes if _listens(node)]
+    leaving = ray._private.state.state.get_draining_nodes()
+    return [node["Resources"] for node in nodes if node["NodeID"] not in leaving and _listens(node)]
 
 
 def _listens(node: Mapping[str, Any]) -> bool:

@@ -31,7 +31,7 @@ from raydiance.config import Experiment, compose, load_params
 from raydiance.config.stages import HOMES, inputs_of, stages_of
 from raydiance.errors import ConfigError, RaydianceError
 from raydiance.storage import Artifact, Store
-from raydiance.tracking import Outcome, Run, Tracker, open_progress, serial_map
+from raydiance.tracking import Interrupted, Outcome, Run, Tracker, open_progress, serial_map
 
 __all__ = ["Command", "Job", "execute", "inputs_given", "main", "parent_of", "parse", "read_settings"]
 
@@ -64,6 +64,9 @@ def main(stage: str, job: Job, *, ray: bool = False) -> NoReturn:
     except RaydianceError as error:
         print(f"raydiance {stage}: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except Interrupted as interrupted:
+        print(f"raydiance {stage}: {interrupted}", file=sys.stderr)
+        raise
     except KeyboardInterrupt:
         print(
             f"raydiance {stage}: interrupted; run it again to go on from the last checkpoint", file=sys.stderr

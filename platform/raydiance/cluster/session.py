@@ -2,7 +2,9 @@
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from urllib.parse import urlsplit
@@ -75,6 +77,7 @@ def session(spec: ClusterSpec, *, dashboard: bool = False) -> Iterator[None]:
     if address not in ("local", "auto"):
         probe(address, 6379)
     with _on_loopback() if address == "local" else nullcontext():
+        sigterm = signal.getsignal(signal.SIGTERM)
         try:
             if address == "local":
                 _start_local(dashboard)
@@ -83,6 +86,8 @@ def session(spec: ClusterSpec, *, dashboard: bool = False) -> Iterator[None]:
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ClusterError(f"Ray at {address}: {reason}") from error
+        if callable(sigterm) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, sigterm)  # Ray has put its own there, with another exit status
         try:
             yield
         finally:

@@ -11,12 +11,13 @@ import os
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from raydiance.cluster.curves import Curves, recording
+from raydiance.cluster.ending import Told, passed_on
 from raydiance.cluster.meter import Meter
 from raydiance.cluster.relay import RelayedProgress, shown
 from raydiance.cluster.room import fewer_workers, nodes_joined, refuse_impossible, room_for
@@ -26,7 +27,15 @@ from raydiance.errors import ClusterError, RaydianceError
 from raydiance.spec import to_plain
 from raydiance.storage import ArtifactRef, Store, write_json
 from raydiance.storage.local import STAGING
-from raydiance.tracking import NullTracker, Progress, QuietProgress, Tracker, Worker
+from raydiance.tracking import (
+    Interrupted,
+    NullTracker,
+    Progress,
+    QuietProgress,
+    Tracker,
+    Worker,
+    system_metrics,
+)
 
 __all__ = ["Launcher"]
 
@@ -37,13 +46,15 @@ GROWTH_S = 1800.0  # a node that must first be rented and started takes minutes
 
 @dataclass(frozen=True)
 class _Work:
-    """What is sent to the workers."""
+    """What is sent to the workers. key, ending: under which they tell how far they are, and are told to end."""
 
     train: Callable[[Any, Worker], Any]
     payload: Any
     store: Store
     key: str
+    ending: str
     threads: int
+    began: float
     connect: Callable[[], Tracker]
 
 
@@ -63,34 +74,61 @@ class Launcher:
     def __call__(self, train: Callable[[P, Worker], R], payload: P, /) -> R:
         """What `train` returns on rank 0. What it raises on any rank is raised here as itself.
 
-        A worker that dies (a lost node, no memory) is replaced `max_failures` times; then ClusterError.
+        A worker that dies (no memory, a lost node) is replaced `max_failures` times, one whose node is taken
+        away with a warning `max_preemptions` times; then ClusterError. Raises Interrupted where this process is
+        told to end.
         """
         if self.spec.num_workers == 0:
-            with self.meter.reserved(gpus=float(self.spec.use_gpu)):
+            with (
+                self.meter.reserved(gpus=float(self.spec.use_gpu)),
+                system_metrics(self.tracker, time.time()),
+            ):
                 return train(payload, self._own_worker())
         with session(self.spec):
             threads = max(1, math.floor(self.spec.cpus_per_worker))
-            work = _Work(train, payload, self.store, self.run_name, threads, self.connect)
-            for failures in range(self.spec.max_failures + 1):
-                workers = self._num_workers(replacing=failures > 0)
+            key = f"{self.run_name}-{secrets.token_hex(3)}"
+            work = _Work(train, payload, self.store, self.run_name, key, threads, time.time(), self.connect)
+            losses: list[_WorkerLostError] = []
+            while True:
                 try:
-                    with (
-                        shown(self.progress, self.run_name),
-                        self.meter.reserved(
-                            cpus=workers * self.spec.cpus_per_worker,
-                            gpus=float(workers * self.spec.use_gpu),
-                        ),
-                    ):
-                        result: R = self._fit(work, workers)
+                    result: R = self._attempt(work, replacing=bool(losses))
                     return result
                 except _WorkerLostError as lost:
-                    if failures == self.spec.max_failures:
-                        raise ClusterError(
-                            f"{self.run_name}: {lost}, after {failures} restarts; run the command again "
-                            "to go on from the last checkpoint, or raise cluster.max_failures"
-                        ) from lost
-                    self.tracker.set_tags({"worker_failures": str(failures + 1)})
-            raise AssertionError("unreachable")
+                    losses.append(lost)
+                    self._count(losses)
+
+    def _attempt(self, work: _Work, *, replacing: bool) -> Any:
+        workers = self._num_workers(replacing=replacing)
+        with (
+            shown(self.progress, self.run_name),
+            self.meter.reserved(
+                cpus=workers * self.spec.cpus_per_worker, gpus=float(workers * self.spec.use_gpu)
+            ),
+            passed_on(work.ending) as told,
+        ):
+            try:
+                result = self._fit(work, workers)
+            except _WorkerLostError:
+                if not told():
+                    raise
+                return None  # the signal acts as this block is left
+            if isinstance(result, _Ended):
+                if not told():
+                    raise _WorkerLostError(f"the node of a worker is taken away at step {result.step}", True)
+                raise Interrupted(result.run_name, result.step)
+            return result
+
+    def _count(self, losses: Sequence["_WorkerLostError"]) -> None:
+        """Put the last loss on record. Raises ClusterError if there were too many of its kind."""
+        last = losses[-1]
+        same = sum(each.preempted == last.preempted for each in losses)
+        allowed = "max_preemptions" if last.preempted else "max_failures"
+        if same > getattr(self.spec, allowed):
+            raise ClusterError(
+                f"{self.run_name}: {last}, after {same - 1} restarts; run the command again "
+                f"to go on from the last checkpoint, or raise cluster.{allowed}"
+            ) from last
+        self.tracker.set_tags({"worker_preemptions" if last.preempted else "worker_failures": str(same)})
 
     def _own_worker(self) -> Worker:
         import torch
@@ -123,6 +161,7 @@ class Launcher:
         import ray
         from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig
+        from ray.train.v2.api.exceptions import PreemptionError
 
         from raydiance.cluster.trainer import Trainer
 
@@ -145,7 +184,7 @@ class Launcher:
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
                 # Ray cannot tell a lost worker from a loss that became NaN; _cause can: we retry.
                 failure_config=FailureConfig(  # type: ignore[call-arg]
-                    max_failures=0, controller_failure_limit=0
+                    max_failures=0, controller_failure_limit=0, max_preemption_failures=0
                 ),
                 logging_config=LoggingConfig(log_level="CRITICAL"),
             ),
@@ -156,6 +195,8 @@ class Launcher:
             return result
         except ray.train.WorkerGroupError as error:
             raise _cause(error.worker_failures) from None
+        except PreemptionError as error:  # its node was gone before the step had ended
+            raise _WorkerLostError(str(error).splitlines()[0], True) from None
         except ray.train.ControllerError as error:
             raise _cause({0: error.controller_failure}) from error
         finally:
@@ -163,7 +204,19 @@ class Launcher:
 
 
 class _WorkerLostError(Exception):
-    """A worker process or its node went away."""
+    """A worker process or its node went away; preempted: by a decision of those whose node it is."""
+
+    def __init__(self, message: str, preempted: bool) -> None:
+        super().__init__(message)
+        self.preempted = preempted
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """What a training returns that was told to end."""
+
+    run_name: str
+    step: int
 
 
 def _train_loop(config: Mapping[str, Any]) -> Any:
@@ -177,7 +230,9 @@ def _train_loop(config: Mapping[str, Any]) -> Any:
     torch.set_num_threads(work.threads)
     context = ray.train.get_context()
     rank = context.get_world_rank()
-    tracker, curves = work.connect() if rank == 0 else NullTracker(), Curves()
+    first_here = context.get_local_rank() == 0
+    record, curves = work.connect() if first_here else NullTracker(), Curves()
+    tracker = record if rank == 0 else NullTracker()
     worker = Worker(
         rank=rank,
         world_size=context.get_world_size(),
@@ -186,9 +241,13 @@ def _train_loop(config: Mapping[str, Any]) -> Any:
         tracker=recording(tracker, curves),
         progress=RelayedProgress(work.key) if rank == 0 else QuietProgress(),
         report=_Report(rank),
+        ending=Told(work.ending, rank),
     )
-    with tracker:
-        return work.train(work.payload, worker), curves
+    try:
+        with record, system_metrics(record, work.began):
+            return work.train(work.payload, worker), curves
+    except Interrupted as interrupted:
+        return _Ended(interrupted.run_name, interrupted.step), curves
 
 
 @dataclass(frozen=True)
@@ -212,6 +271,7 @@ def _cause(failures: Mapping[int, Exception]) -> Exception:
     """The error that says most: ours, else a lost worker (the others then fail for want of it), else any."""
     import ray
     from ray.train.v2._internal.exceptions import RayTrainError
+    from ray.train.v2._internal.execution.worker_group.poll import _is_preempted_actor
 
     errors = [failures[rank] for rank in sorted(failures)]
     for error in errors:
@@ -220,7 +280,8 @@ def _cause(failures: Mapping[int, Exception]) -> Exception:
     for rank, error in sorted(failures.items()):
         if isinstance(error, ray.exceptions.RayError | RayTrainError):
             reason = str(error).strip().splitlines()[0].rstrip(".")
-            return _WorkerLostError(f"worker {rank} was lost: {reason}")
+            preempted = any(_is_preempted_actor(each) for each in errors)
+            return _WorkerLostError(f"worker {rank} was lost: {reason}", preempted)
     return errors[0]
 
 

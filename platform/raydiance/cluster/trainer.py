@@ -1,4 +1,4 @@
-"""Ray Train's trainer, less what only other trainings need."""
+"""Ray Train's trainer, less what only other trainings need, and with an ear for signals."""
 
 from typing import Any
 
@@ -6,7 +6,11 @@ from ray._private.worker import get_dashboard_url
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+from ray.train.v2._internal.execution.worker_group import WorkerGroup
+
+from raydiance.cluster.ending import hear
 
 __all__ = ["Trainer"]
 
@@ -29,12 +33,22 @@ class Trainer(TorchTrainer):
         if not get_dashboard_url():  # type: ignore[no-untyped-call]
             unused = (DatasetsCallback, PlacementGroupCleanerCallback)
         callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
-        return [callback for callback in callbacks if not isinstance(callback, unused)]
+        return [*(each for each in callbacks if not isinstance(each, unused)), _Hearing()]
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Who launches hears ^C itself; Ray's handler would end the program with status 0."""
 
     def _initialize_and_run_controller(self, **parts: Any) -> Any:
         if not self._grows:
             parts["scaling_policy"] = _Settled(self.scaling_config)  # type: ignore[arg-type]
         return super()._initialize_and_run_controller(**parts)  # type: ignore[misc]
+
+
+class _Hearing(WorkerGroupCallback):
+    """Each worker's process hears when it is told to end."""
+
+    def after_worker_group_start(self, worker_group: WorkerGroup) -> None:
+        worker_group.execute(hear)
 
 
 class _Settled(FixedScalingPolicy):

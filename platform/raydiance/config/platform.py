@@ -162,7 +162,8 @@ class RetrySpec:
 
     `exit_codes` are of errors that pass (75: a temporary failure, 137: killed, as when memory is short), worth
     `times` more attempts. A lost node has a budget of its own, since a spot instance that is taken away says
-    nothing about the job. The pause of `backoff_s` doubles each time.
+    nothing about the job; a job that was ended by SIGTERM, but not through Ray, sat on such a one. The pause of
+    `backoff_s` doubles each time.
     """
 
     exit_codes: tuple[Annotated[int, Interval(ge=1, le=255)], ...] = (75, 137)
@@ -179,6 +180,8 @@ class ClusterSpec:
     part of) or "host:port" of a cluster's head. 0 workers or 0 tasks: in this process, without Ray.
     A cluster that `grows` adds nodes when they are asked for: no job is refused for want of room.
 
+    Workers that are lost are replaced `max_failures` times; those whose node is taken away with a warning, so that
+    they end with a checkpoint, do not count as such: `max_preemptions`.
     Workers that are lost with their node are given `replace_s` for another one to appear; then the training goes
     on with fewer, if `min_workers` allows that: as many as the cluster has room for and divide `num_workers`.
     """
@@ -189,6 +192,7 @@ class ClusterSpec:
     use_gpu: bool = False
     cpus_per_worker: Annotated[float, Gt(0)] = 1.0
     max_failures: Annotated[int, Ge(0)] = 2
+    max_preemptions: Annotated[int, Ge(0)] = 20
     min_workers: Annotated[int, Ge(1)] | None = None
     replace_s: Annotated[float, Ge(0)] = 60.0
     grows: bool = False

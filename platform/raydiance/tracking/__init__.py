@@ -3,6 +3,7 @@
 MLflow itself is imported in raydiance.tracking.mlflow_client only.
 """
 
+from raydiance.tracking.ending import Ending, Interrupted, by_signal
 from raydiance.tracking.progress import (
     LineProgress,
     Progress,
@@ -24,10 +25,13 @@ from raydiance.tracking.run import (
     local_run,
     serial_map,
 )
+from raydiance.tracking.system import system_metrics
 from raydiance.tracking.tracker import MemoryTracker, NullTracker, Tracker, flatten
 
 __all__ = [
+    "Ending",
     "InProcess",
+    "Interrupted",
     "Launch",
     "LineProgress",
     "Map",
@@ -46,8 +50,10 @@ __all__ = [
     "Task",
     "Tracker",
     "Worker",
+    "by_signal",
     "flatten",
     "local_run",
     "open_progress",
     "serial_map",
+    "system_metrics",
 ]

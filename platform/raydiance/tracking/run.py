@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from raydiance.errors import ConfigError
 from raydiance.storage import Artifact, ArtifactRef, Store
+from raydiance.tracking.ending import Ending, by_signal
 from raydiance.tracking.progress import Progress, QuietProgress
 from raydiance.tracking.tracker import NullTracker, Tracker
 
@@ -54,6 +55,7 @@ class Report(Protocol):
 class Worker:
     """What one training worker knows; on a rank above 0 tracker and progress are silent.
 
+    ending: says between steps whether to end; one worker that is told to is enough.
     until: of a search's trials, the step to stop at and be examined.
     """
 
@@ -64,6 +66,7 @@ class Worker:
     tracker: Tracker
     progress: Progress
     report: Report
+    ending: Ending = by_signal
     until: int | None = None
 
 

@@ -4,7 +4,7 @@ import copy
 import logging
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from statistics import fmean, median
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from raydiance.errors import NonFiniteLossError
 from raydiance.spec import spec
-from raydiance.tracking import Worker
+from raydiance.tracking import Interrupted, Worker
 from raydiance.training.averages import PowerAverages, gamma_of
 from raydiance.training.batches import Batch
 from raydiance.training.checkpoint import Checkpoints, TrainState
@@ -47,6 +47,7 @@ __all__ = [
 Decay = Literal["cosine", "linear", "constant"]
 
 REMEMBERED = 50  # losses, whose median tells a spike
+ENDING = "ending"  # beside the metrics: the share of the workers that are told to end
 RETURNED = 1_000_003  # added to the seed at each return, so that the same step meets other noise
 
 logger = logging.getLogger("raydiance.training")
@@ -152,6 +153,7 @@ def start(objective: Objective, loop: LoopSpec) -> TrainState:
 def fit(objective: Objective, loop: LoopSpec, *, worker: Worker, run_name: str, seed: int) -> TrainState:
     """Train to the last step, from the newest intact checkpoint of this run name if there is one.
 
+    Told to end, it does so after its step, with a checkpoint: raises Interrupted on all workers at the same step.
     Raises NonFiniteLossError, naming step and last good checkpoint, if loss or gradient is not finite, and was so
     again after each return to that checkpoint; PausedError at the step where the worker is to stop, with a
     checkpoint there.
@@ -166,7 +168,7 @@ def fit(objective: Objective, loop: LoopSpec, *, worker: Worker, run_name: str, 
     precision = choose_precision(loop.precision, worker.device)
     throughput = Throughput(loop.batch_size, worker.world_size, worker.device, precision, objective.loading)
     reports = Reports(worker, checkpoints)
-    with checkpoints, worker.progress.task(run_name, total=end) as task:
+    with worker.ending() as ask, checkpoints, worker.progress.task(run_name, total=end) as task:
         task.update(state.step)
         while state.step < end:
             checkpoints.check()
@@ -177,12 +179,12 @@ def fit(objective: Objective, loop: LoopSpec, *, worker: Worker, run_name: str, 
                     objective.model.compile(dynamic=False)
             try:
                 with throughput.step():
-                    metrics = train_step(module, state, loop, batch, checkpoints, precision)
+                    metrics = train_step(module, state, loop, batch, checkpoints, precision, ask)
             except NonFiniteLossError as error:
                 go_back(state, loop, checkpoints, error)
                 continue
             task.update(1, loss=metrics["loss"])
-            last = state.step == end
+            last, ending = state.step == end, metrics.pop(ENDING) > 0
             if last or state.step % loop.log_every == 0:
                 told = {f"train/{k}": v for k, v in metrics.items()} | throughput.read()
                 told["train/recent_loss"] = fmean(state.losses)
@@ -191,8 +193,10 @@ def fit(objective: Objective, loop: LoopSpec, *, worker: Worker, run_name: str, 
                 _examine(objective, state, worker)
             if state.step == loop.steps or state.step % loop.preview_every == 0:
                 _preview(objective, state, worker)
-            if last or state.step % loop.checkpoint_every == 0:
-                reports.checkpoint(state, metrics, last=last)
+            if last or ending or state.step % loop.checkpoint_every == 0:
+                reports.checkpoint(state, metrics, last=last or ending)
+            if ending:
+                raise Interrupted(run_name, state.step)
     if end < loop.steps:
         raise PausedError(f"{run_name}: step {end} of {loop.steps}; it goes on from its checkpoint")
     return _in_one_piece(objective, state, plain) if is_sharded(state.model) else state
@@ -255,15 +259,19 @@ def train_step(
     batch: Batch,
     checkpoints: Checkpoints,
     precision: Precision,
+    ask: Callable[[], int] = lambda: 0,
 ) -> dict[str, float]:
-    """One step of Adam on the global batch; returns the metrics' means over all workers."""
+    """One step of Adam on the global batch; returns the metrics' means over all workers, and beside them the share
+    of those that are told to end.
+    """
     factor = learning_rate_factor(loop, state.step)
     for group in state.optimizer.param_groups:
         group["lr"] = loop.learning_rate * factor * group["factor"]
     state.optimizer.zero_grad(set_to_none=True)
     terms = accumulate(module, batch.parts(loop.accumulate), precision)
     norm = nn.utils.clip_grad_norm_(state.model.parameters(), loop.clip_norm)
-    metrics = mean_over_workers(whole(terms | {"gradient_norm": norm}))
+    ending = terms["loss"].new_full((), float(ask() > 0))
+    metrics = mean_over_workers(whole(terms | {"gradient_norm": norm, ENDING: ending}))
     if not math.isfinite(metrics["loss"] + metrics["gradient_norm"]) or _is_spike(
         metrics["loss"], state, loop
     ):
