@@ -67,7 +67,10 @@ def test_an_override_sets_what_only_the_spec_knows() -> None:
             "cluster.num_worker=1",
             "cluster.num_worker = 1: no such setting; did you mean cluster.num_workers?",
         ),
-        ("num_trials=3", "num_trials = 3: no such setting; did you mean search.num_trials or tune.num_trials?"),
+        (
+            "num_trials=3",
+            "num_trials = 3: no such setting; did you mean search.num_trials or tune.num_trials?",
+        ),
         ("tune.num_trials=many", "tune.num_trials = 'many': must be a valid integer"),
         ("tune.num_trials=0", "tune.num_trials = 0: must be greater than or equal to 1"),
         ("tune.etas=[0.5,2]", "tune.etas.1 = 2: must be less than or equal to 1"),
