@@ -77,9 +77,10 @@ def main() -> None:
     parser.add_argument(
         "--tight", action="store_true", help="a box round the object in place of the unit box"
     )
+    parser.add_argument("--undershoot", type=float, default=FieldFit().undershoot)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    fit = FieldFit(resolution=arguments.resolution, tight=arguments.tight)
+    fit = FieldFit(resolution=arguments.resolution, tight=arguments.tight, undershoot=arguments.undershoot)
     sources = {path.stem: path for path in arguments.meshes} or {"chair": None, "sofa": None}
     rows = {}
     for name, path in sources.items():

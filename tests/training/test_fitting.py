@@ -9,14 +9,15 @@ from raydiance.errors import DataError
 from raydiance.fields import VoxelField, render_views, spiral_cameras
 from raydiance.training.fitting import FieldFit, PosedImages, fit_field, held_out_psnr
 
-SMALL = FieldFit(resolution=24, levels=2, steps=120, rays=1024)
+SMALL = FieldFit(resolution=24, levels=2, steps=120, rays=1024, undershoot=0)
 TRAIN, HELD_OUT = [0, 1, 2, 4, 5, 6, 8, 9, 10, 11], [3, 7]
 
 
-def ball_views(background: torch.Tensor | None = None) -> PosedImages:
+def ball_views(background: torch.Tensor | None = None, grid: torch.Tensor | None = None) -> PosedImages:
     """Twelve views of a ball of radius 0.6: transparent around it, or over a colour for each ray."""
     cameras = spiral_cameras(12, size=24, radius=2.8, fov_degrees=42.0)
-    seen = render_views(VoxelField(ball(COLOURS[0], 0.6)), cameras, background=0.0)
+    field = VoxelField(ball(COLOURS[0], 0.6) if grid is None else grid)
+    seen = render_views(field, cameras, background=0.0, num_samples=3 * max(field.resolution))
     alpha = seen.opacity[0, ..., None]
     if background is None:
         rgba = torch.cat((seen.colour[0] / alpha.clamp(min=1e-6), alpha), dim=-1)
@@ -37,6 +38,17 @@ def test_a_ball_is_found_again() -> None:
     distance = torch.stack(torch.meshgrid(line, line, line, indexing="ij")).norm(dim=0)
     assert float((field.grid[0, ..., 0][distance > 0.9] > 0).float().mean()) < 0.05  # empty, not merely faint
     assert [entry[0] for entry in fitted.curve] == sorted(entry[0] for entry in fitted.curve)
+
+
+def test_a_surface_runs_inside_a_cell_where_density_may_fall_below_nothing() -> None:
+    line = torch.linspace(-1, 1, 96)
+    distance = torch.stack(torch.meshgrid(line, line, line, indexing="ij")).norm(dim=0)
+    grid = torch.tensor([400.0, 0.8, 0.3, 0.2]).expand(1, 96, 96, 96, 4).clone()
+    grid[..., 0] *= distance < 0.6
+    views = ball_views(grid=grid)[TRAIN]
+    soft, sharp = (fit_field(views, replace(SMALL, undershoot=depth), seed=3) for depth in (0, 4))
+    assert float((held_out_psnr(sharp, views) - held_out_psnr(soft, views)).mean()) > 4  # 7
+    assert -4 <= float(sharp.field.grid[..., 0].min()) * min(sharp.field.cell_size) < -0.5
 
 
 def test_one_seed_is_one_field() -> None:

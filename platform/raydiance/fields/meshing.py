@@ -36,7 +36,7 @@ def default_iso(field: VoxelField) -> float:
     levels = ceiling * 2.0 ** (-torch.arange(17, dtype=density.dtype) / 4)
     shared = either = torch.zeros(len(levels), dtype=torch.int64)
     for axis, cell in enumerate(field.cell_size):
-        shadow = density.sum(axis) * (cell / 2) > math.log(2)
+        shadow = density.clamp(min=0).sum(axis) * (cell / 2) > math.log(2)
         cast = density.amax(axis) > levels[:, None, None]
         shared = shared + (cast & shadow).sum((1, 2))
         either = either + (cast | shadow).sum((1, 2))

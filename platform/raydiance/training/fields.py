@@ -49,7 +49,7 @@ SHEET_OBJECTS = 6
 class FieldsFit:
     """How the objects of a set of views are fitted, each by itself."""
 
-    field: FieldFit = FieldFit()
+    field: FieldFit = FieldFit(undershoot=0.0)
 
 
 @spec
@@ -151,7 +151,7 @@ def voxelise(path: Path, resolution: int) -> VoxelField:
     cameras = spiral(look)
     rgba = torch.from_numpy(render_mesh(mesh, camera_arrays(cameras), supersample=look.supersample).rgba)
     levels = 2 if resolution >= 16 else 1
-    fit = FieldFit(resolution=resolution, levels=levels, steps=200)
+    fit = FieldFit(resolution=resolution, levels=levels, steps=200, undershoot=0.0)
     return fit_field(PosedImages(rgba, cameras), fit, seed=0).field
 
 

@@ -1,7 +1,11 @@
 """One voxel field fitted to the views of one object: coarse to fine, by gradient descent on the grid itself.
 
-There is no activation: after each step the grid is projected back onto density >= 0 and mean colour in
-[0, 1]. Adam moves all numbers alike, so it is given them in units in which a step of 1 is right for each:
+There is no activation before the grid: after each step it is projected back onto its bounds, mean colour onto
+[0, 1], density onto no less than `FieldFit.undershoot` below 0 at the last level, else 0. Below 0 counts as 0 only
+between the samples, when it has been interpolated, so that a surface can run anywhere in a cell (Karnewar et al.
+2022, ReLU Fields).
+
+Adam moves all numbers alike, so it is given them in units in which a step of 1 is right for each:
 p = (density * cell / density_rate, colour / colour_rate). A cell whose density has been pressed to 0 is
 passed over from then on, which is what makes the fine levels cheap; each level begins with a few steps that
 look at all cells.
@@ -48,8 +52,9 @@ class FieldFit:
     opacity per cell. sparsity: weight of the mean opacity of rays, without which a background is painted into the
     field. shrinkage, growth: optical depth that each cell loses in a step, seen or not, and the share of its own
     that it gains: what is above shrinkage / growth becomes solid unless the images object, the rest empty. Without
-    them fields are a fog that looks right and has no surface. tight: a box round what the first level
-    found, in cubic cells, in place of the whole box.
+    them fields are a fog that looks right and has no surface. undershoot: optical depth that a cell may lie below
+    empty beside a surface, at the last level; 0 for fields that are to be data, which know no less than empty.
+    tight: a box round what the first level found, in cubic cells, in place of the whole box.
     """
 
     resolution: Annotated[int, Ge(8), Le(512)] = 64
@@ -64,6 +69,7 @@ class FieldFit:
     sparsity: Annotated[float, Ge(0)] = 0.01
     shrinkage: Annotated[float, Ge(0)] = 0.002
     growth: Annotated[float, Ge(0)] = 0.01
+    undershoot: Annotated[float, Ge(0)] = 4.0
     patience_db: Annotated[float, Ge(0)] = 0.05
     tight: bool = False
 
@@ -134,7 +140,8 @@ def fit_field(
             heard(steps + done, psnr)
         steps += done
     grid = field.grid.clone()
-    grid[..., 0] *= grid[..., 0] * min(field.cell_size) > FIRST_OPACITY / 10  # haze that no ray can see
+    haze = (grid[..., 0] >= 0) & (grid[..., 0] * min(field.cell_size) < FIRST_OPACITY / 10)
+    grid[..., 0].masked_fill_(haze, 0)  # no ray can see it
     return FittedField(replace(field, grid=grid), environment, steps, tuple(curve))
 
 
@@ -202,6 +209,8 @@ def _descend(
     ceiling[0], ceiling[1:4] = LARGEST_DEPTH / fit.density_rate, 1 / fit.colour_rate
     floor = torch.full_like(units, -torch.inf)
     floor[:4] = 0
+    if level == fit.levels - 1:
+        floor[0] = -fit.undershoot / fit.density_rate
     grid = (field.grid / units).requires_grad_()
     groups = [{"params": [grid], "lr": 1.0}]
     if environment is not None:
@@ -223,7 +232,8 @@ def _descend(
         loss.backward()  # type: ignore[no-untyped-call]
         adam.step()
         with torch.no_grad():
-            grid[..., 0] += grid[..., 0] * (rate * fit.growth) - rate * fit.shrinkage / fit.density_rate
+            change = grid[..., 0] * (rate * fit.growth) - rate * fit.shrinkage / fit.density_rate
+            grid[..., 0] += change * (grid[..., 0] > 0)
             torch.minimum(torch.maximum(grid, floor, out=grid), ceiling, out=grid)
         errors.append(float(error.detach()))
         if len(errors) == WINDOW or step == total - 1:
