@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from raydiance.cli.doctor import _store
 from raydiance.cli.record import print_cost, print_stages
 from raydiance.cluster.plan import plan
 from raydiance.config import compose, project_folder
@@ -56,6 +58,30 @@ def job(folder: Path, stage: str, *arguments: str, kind: str = "things") -> subp
 
 def read(path: Path) -> dict[str, object]:
     return json.loads(path.read_text())
+
+
+def test_a_job_beyond_the_quota_says_so_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = job(tmp_path, "ingest", "store.quota=100", kind="meshes")
+    assert done.returncode == 1
+    told = done.stderr.splitlines()[-1]
+    assert (
+        told.startswith(f"raydiance ingest: store {tmp_path}/store: meshes/") and "raise store.quota" in told
+    )
+    store = Store.open(tmp_path / "store", quota=1000)
+    assert store.list() == [] and store.used() == 0
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    with (tmp_path / "configs/config.yaml").open("a") as file:
+        file.write("store:\n  quota: 1000\n")
+    (tmp_path / "store/half").write_bytes(bytes(500))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAYDIANCE_STORE", "store")
+    (finding,) = _store()
+    assert finding.works and finding.found == f"{store.url}: 500 of the quota of 1,000 bytes used"
+    (tmp_path / "store/rest").write_bytes(bytes(500))
+    (finding,) = _store()
+    assert not finding.works and finding.remedy == "raydiance gc, or raise store.quota"
 
 
 def test_a_job_leaves_pointer_metrics_and_tables_and_the_next_one_finds_them(tmp_path: Path) -> None:

@@ -30,10 +30,11 @@ from raydiance.generation.radiance import FieldPlan, RadianceModel, sample
 from raydiance.generation.reconstruction import PosedImage, reconstruct, view_error
 from raydiance.models import UNet
 from raydiance.storage import Artifact, Store, write_json
-from raydiance.tracking import MemoryTracker, local_run
+from raydiance.tracking import MemoryTracker, QuietProgress, local_run
+from raydiance.tracking.run import InProcess
 from raydiance.training import ExtractorLoop, ExtractorTraining, train_diffusion, train_extractor
 from raydiance.training.fields import complete, fit
-from raydiance.training.radiance import FieldUNetSpec
+from raydiance.training.radiance import FieldUNetSpec, RenderingLoss
 
 SIZE = 16
 MICRO = compose(["experiment=diffrf", "size=micro"])
@@ -203,6 +204,32 @@ def test_training_tells_both_losses_and_goes_on_to_the_same_end(
     assert one.path("weights.safetensors").read_bytes() == two.path("weights.safetensors").read_bytes()
     with pytest.raises(ConfigError, match="--input render=KEY"):
         train_diffusion(half, local_run(store, inputs={"encode": found["encode"]}))
+
+
+def test_what_is_examined_does_not_depend_on_the_losses(
+    stages: tuple[Store, dict[str, Artifact], MemoryTracker],
+) -> None:
+    store, found, _ = stages
+    inputs = {"encode": found["encode"], "render": found["render"]}
+    still = replace(MICRO.train_diffusion.loop, learning_rate=1e-30, steps=1)
+    seen = []
+    for rendering in (RenderingLoss(weight=0.0), RenderingLoss(weight=3.0, omega="one", rays=32)):
+        training, tracker = replace(MICRO.train_diffusion, rendering=rendering, loop=still), MemoryTracker()
+        here = InProcess(store, tracker, QuietProgress())
+        run = local_run(
+            store,
+            name=f"examined-{rendering.weight:g}",
+            inputs=inputs,
+            tracker=tracker,
+            launch=lambda train, payload, here=here: here(
+                lambda given, worker: train(given, replace(worker, until=1)), payload
+            ),
+        )
+        train_diffusion(training, run)
+        names = ("denoising_error", "fd_views", "kd_views", "coverage", "accuracy", "nearest_x1e3")
+        seen.append([tracker.metrics[f"examined/{name}"] for name in names])
+        assert ("train/views" in tracker.metrics) == bool(rendering.weight)
+    assert seen[0] == seen[1] and np.isfinite([value for ((_, value),) in seen[0]]).all()
 
 
 def test_samples_are_evaluated_completed_and_reconstructed(

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+from tests.storage.test_store import refuses_beyond_its_quota
 
 from raydiance.errors import ArtifactError, StoreError
 from raydiance.storage import Artifact, PretrainedSpec, Store, pretrained_file, write_json
@@ -325,3 +326,9 @@ def test_whether_the_server_keeps_create_only_puts_is_proved(store: Store) -> No
 def test_a_missing_artifact_is_told(store: Store) -> None:
     with pytest.raises(ArtifactError, match="no such artifact in the store s3://"):
         store.get("views/chairs-1")
+
+
+def test_a_quota_refuses_before_anything_is_sent(store: Store, served: Path) -> None:
+    refuses_beyond_its_quota(Store.open(store.url, quota=20_000))
+    sizes = [path.stat().st_size for path in served.rglob("*") if path.is_file()]
+    assert Store.open(store.url).used() == sum(sizes)

@@ -13,6 +13,7 @@ import pytest
 
 from raydiance.errors import ArtifactError, StoreError
 from raydiance.storage import Artifact, ArtifactRef, Store, code_version, file_sha256, write_json
+from raydiance.storage.local import LocalBackend
 
 
 @pytest.fixture
@@ -289,3 +290,43 @@ def test_the_package_loads_no_s3_library() -> None:
 
 def _environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+def test_a_quota_refuses_before_anything_is_written(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "store", quota=20_000)
+    refuses_beyond_its_quota(store)
+    assert list(Path(store.url, ".staging").iterdir()) == []
+    assert store.used() == sum(path.stat().st_size for path in Path(store.url).rglob("*.*") if path.is_file())
+
+
+def test_what_others_wrote_and_deleted_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, others = Store.open(tmp_path / "store", quota=20_000), Store.open(tmp_path / "store")
+    listed, measure = [], LocalBackend.used
+    monkeypatch.setattr(LocalBackend, "used", lambda self: listed.append(1) or measure(self))
+    for _ in range(3):
+        make(ours, text="x" * 1000)
+    assert len(listed) == 1, "a store is not listed at each write"
+    large = make(others, text="x" * 15_000)
+    make(ours, text="x" * 1000)  # not seen yet
+    monkeypatch.setattr("raydiance.storage.quota.REREAD_S", 0.0)
+    with pytest.raises(StoreError, match="quota"):
+        make(ours, text="x" * 1000)
+    monkeypatch.undo()
+    others.delete(large.ref)
+    make(ours, text="x" * 10_000)  # before it refuses, it looks
+
+
+def refuses_beyond_its_quota(store: Store) -> None:
+    """Of a quota of 20,000 bytes."""
+    first = make(store, text="x" * 12_000)
+    before = store.used()
+    asked = r"chairs-\w+ asks for 12,\d{3} bytes, and 12,\d{3} of the quota of 20,000 are used"
+    with pytest.raises(
+        StoreError, match=f"^store {store.url}: views/{asked}; .*`raydiance gc`.*store.quota$"
+    ):
+        make(store, text="x" * 12_000)
+    assert store.used() == before and [ref.key for ref in store.list()] == [first.ref.key]
+    make(store, text="small")
+    store.delete(first.ref)
+    make(store, text="x" * 12_000)
+    assert pickle.loads(pickle.dumps(store)).quota == 20_000, "workers know it, too"

@@ -23,6 +23,7 @@ from PIL import Image
 from raydiance.errors import TrackingError
 from raydiance.storage import Store
 from raydiance.tracking import Tracker
+from raydiance.tracking.history import open_history
 from raydiance.tracking.mlflow import MlflowTracker, open_tracker
 from raydiance.tracking.mlflow_registry import open_registry
 
@@ -221,6 +222,53 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert done.returncode == -signal.SIGKILL
     tracker.close()
     assert MlflowClient(tracker.url).get_run(tracker.run_id).data.metrics == {"loss": 1.0}
+
+
+def test_runs_that_a_killed_process_left_are_ended_by_the_one_that_goes_on(
+    mlflow_server: str, experiment: str
+) -> None:
+    script = """
+import os, signal, sys, time
+from raydiance.tracking.mlflow import open_tracker
+tracker = open_tracker(sys.argv[1], sys.argv[2], "search", tags={"stage": "search"})
+trial = tracker.child("trial-000")
+trial.__enter__()
+tracker.log_metrics({"system/here/load": 1.0})
+time.sleep(2)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", script, mlflow_server, experiment], env=environment, check=False
+    )
+    assert done.returncode == -signal.SIGKILL
+    client, history = MlflowClient(mlflow_server), open_history(mlflow_server)
+    where = [client.get_experiment_by_name(experiment).experiment_id]
+    left = client.search_runs(where)
+    assert len(left) == 3 and {run.info.status for run in left} == {"RUNNING"}
+    assert [run.status for run in history.runs(experiment)] == ["KILLED"], "who looks is told, before that"
+
+    now = int(time.time() * 1000)
+    for host, seen in (("alive", now - 10_000), ("dead", now - 600_000)):
+        tags = {"raydiance.machine": f"{host} pid:[1]", "raydiance.process": "1 0.0", "stage": "search"}
+        run = client.create_run(where[0], start_time=now - 900_000, tags=tags, run_name="search")
+        client.log_metric(run.info.run_id, f"system/{host}/load", 1.0, timestamp=seen)
+    with open_tracker(mlflow_server, experiment, "other"):
+        assert {client.get_run(run.info.run_id).info.status for run in left} == {"RUNNING"}
+    with open_tracker(mlflow_server, experiment, "search", tags={"stage": "search"}) as tracker:
+        with open_tracker(mlflow_server, experiment, "search") as beside:
+            assert client.get_run(tracker.run_id).info.status == "RUNNING", "this process is alive"
+        ended = [client.get_run(run.info.run_id) for run in left]
+        assert {run.info.status for run in ended} == {"KILLED"}
+        (search,) = (run for run in ended if run.info.run_name == "search")
+        assert search.data.tags["raydiance.continued_by"] == tracker.run_id != beside.run_id
+        (sign,) = client.get_metric_history(search.info.run_id, "system/here/load")
+        assert search.info.end_time == sign.timestamp, "it costs nothing from then on"
+        elsewhere = {
+            run.data.tags["raydiance.machine"].split()[0]: (run.info.status, run.info.end_time)
+            for run in client.search_runs(where, "tags.`raydiance.machine` LIKE '%pid:[1]'")
+        }
+        assert elsewhere == {"alive": ("RUNNING", None), "dead": ("KILLED", now - 600_000)}
 
 
 @pytest.mark.slow

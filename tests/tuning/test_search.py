@@ -1,6 +1,7 @@
 """Which trials there are, which of them win, and that an interrupted search ends like one that was not."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
 
@@ -12,12 +13,13 @@ from raydiance.errors import ConfigError
 from raydiance.spec import canonical_json
 from raydiance.storage import ArtifactRef
 from raydiance.tuning.candidates import Candidate, build, candidates
-from raydiance.tuning.front import chosen, draw_front, front, learned, row
+from raydiance.tuning.front import chosen, draw_front, front, learned, row, volume
 from raydiance.tuning.judge import Score
 from raydiance.tuning.search import ATTEMPTS, Result, StagedSearch, winners
 
 TUNE = TuneSpec(num_trials=14, nfe=(4, 8, 16), teacher_nfe=32)
 LEARNING = replace(TUNE, learn=(4, 5), learn_starts=2)
+PROPOSED = replace(LEARNING, method="optuna", round_size=3)
 PARTS = [(0, 8), (8, 16)]
 
 
@@ -117,22 +119,73 @@ def test_what_can_be_learned_is_learned_last_from_the_best() -> None:
     assert named["learned-4"].score.error == min(error for error in errors if error is not None)
 
 
-@pytest.mark.parametrize("stop_after", [1, 3, 7, 11, 17])
-def test_an_interrupted_search_ends_like_one_that_was_not(stop_after: int) -> None:
-    whole = StagedSearch(LEARNING, 0, PARTS, {}, {}, lambda result: None)
+@pytest.mark.parametrize(
+    ("stop_after", "tune"),
+    [*((count, LEARNING) for count in (1, 3, 7, 11, 17)), *((count, PROPOSED) for count in (3, 11))],
+)
+def test_an_interrupted_search_ends_like_one_that_was_not(stop_after: int, tune: TuneSpec) -> None:
+    whole = StagedSearch(tune, 0, PARTS, {}, {}, lambda result: None)
     Driver(whole, width=1).run()
     kept: dict[str, Result] = {}
     first = StagedSearch(
-        LEARNING, 0, PARTS, {}, {}, lambda result: kept.update({result.candidate.identity: result})
+        tune, 0, PARTS, {}, {}, lambda result: kept.update({result.candidate.identity: result})
     )
     Driver(first, width=3, pick=lambda n: n - 1).run(stop_after)
     teacher = {start: part(start) for start, _ in PARTS if part(start) in first._parts.values()}
-    second = StagedSearch(LEARNING, 0, PARTS, teacher, kept, lambda result: None)
+    second = StagedSearch(tune, 0, PARTS, teacher, kept, lambda result: None)
     again = Driver(second, width=2, pick=lambda n: n // 2)
     again.run()
     assert second.results == whole.results
     assert len(again.seen) == len(whole.results) - len(kept) + len(PARTS) - len(teacher)
-    assert front(TUNE, second.results) == front(TUNE, whole.results)
+    assert front(tune, second.results) == front(tune, whole.results)
+
+
+def proposals(tune: TuneSpec, seed: int, better: str) -> list[Candidate]:
+    """What is tried where one solver is ten times better than all others."""
+    driver = Driver(StagedSearch(tune, seed, PARTS, {}, {}, lambda result: None), width=4)
+    usual = driver.answer
+
+    def answer(asked: dict[str, object]) -> dict[str, str]:
+        if "start" in asked:
+            return usual(asked)
+        error = 0.1 if asked["candidate"]["solver"] == better else 1.0  # type: ignore[index]
+        return {"score": canonical_json(asdict(Score(error, 1.0, 0.1, 1.0)))}
+
+    driver.answer = answer  # type: ignore[method-assign]
+    driver.run()
+    return [Candidate(**each["candidate"]) for each in driver.seen if "candidate" in each]  # type: ignore[arg-type]
+
+
+def test_what_is_proposed_lies_between_the_ends_and_follows_the_results() -> None:
+    tune = replace(TUNE, method="optuna", num_trials=30)
+    found, other = proposals(tune, 0, "unipc"), proposals(tune, 0, "ddim")
+    assert len({each.identity for each in found}) == len(found) == tune.num_trials
+    assert found[:10] == other[:10] and found[12:] != other[12:], "drawn at first, then by results"
+    assert sum(each.solver == "unipc" for each in found[15:]) > sum(
+        each.solver == "unipc" for each in other[15:]
+    )
+    assert {each.grid for each in found} == set(tune.grids) and not any(each.is_stochastic for each in found)
+    assert all(4 <= each.nfe <= 16 and 20 <= each.sigma_max <= 80 for each in found)
+    assert all(3 <= each.rho <= 7 if each.grid == "karras" else each.rho == 1 for each in found)
+    assert len({each.rho for each in found}) > 3
+    few = replace(tune, num_trials=4)
+    assert proposals(few, 0, "unipc") == proposals(few, 0, "unipc") != proposals(few, 1, "unipc")
+    noisy = replace(few, rank="frechet", num_samples=128, solvers=("ddim",))
+    assert any(each.is_stochastic for each in proposals(noisy, 0, "ddim"))
+
+
+def test_a_space_without_so_many_plans_is_proposed_whole() -> None:
+    small = replace(
+        TUNE, method="optuna", solvers=("ddim",), grids=("log_snr",), sigma_max=(80.0,), nfe=(4, 6)
+    )
+    assert {each.nfe for each in proposals(small, 0, "ddim")} == {4, 5, 6}
+
+
+def test_the_volume_of_a_front_is_the_area_it_dominates() -> None:
+    tune = TuneSpec(teacher_nfe=64)
+    best = [some(2, 3.0), some(4, math.exp(-1)), some(8, math.exp(-2))]
+    assert volume(tune, best) == pytest.approx(math.log(2) * 1 + math.log(8) * 2)
+    assert volume(tune, best[1:2]) == pytest.approx(math.log(16))
 
 
 def test_trials_that_scaling_has_no_use_for_go_to_the_screening() -> None:

@@ -111,10 +111,20 @@ def _project() -> Iterator[Finding]:
 
 
 def _store() -> Iterator[Finding]:
+    from raydiance.config import compose
     from raydiance.storage import Store
 
-    store = Store.open()
-    yield Finding("S3" if store.url.startswith("s3://") else "store", True, store.url)
+    given = compose().store
+    store = Store.open(given.url, given.quota)
+    subject = "S3" if store.url.startswith("s3://") else "store"
+    if store.quota is None:
+        yield Finding(subject, True, store.url)
+        return
+    used = store.used()
+    remedy = "" if used < store.quota else "raydiance gc, or raise store.quota"
+    yield Finding(
+        subject, not remedy, f"{store.url}: {used:,} of the quota of {store.quota:,} bytes used", remedy
+    )
 
 
 def _tracking() -> Iterator[Finding]:

@@ -21,7 +21,7 @@ def serve_bundle(overrides: Sequence[str], *, here: bool = False) -> None:
     from raydiance.serving import serve
 
     experiment = served(compose(overrides))
-    store = Store.open(experiment.store.url)
+    store = Store.open(experiment.store.url, experiment.store.quota)
     if here:
         from raydiance.serving.local import serve_here
 
@@ -53,7 +53,7 @@ def make_again(path: Path, overrides: Sequence[str]) -> bool:
     from raydiance.serving.reproduce import reproduce
 
     experiment = served(compose(overrides))
-    verdict = reproduce(path, Store.open(experiment.store.url), experiment.serve)
+    verdict = reproduce(path, Store.open(experiment.store.url, experiment.store.quota), experiment.serve)
     print(f"{path}: {verdict.text}")
     for reason in verdict.reasons:
         print(f"  {reason}")
@@ -130,7 +130,7 @@ def _make_here(experiment: LatentExperiment, asked: Mapping[str, Any], form: "Fo
     from raydiance.serving import Sampler, SampleRequest, find_bundle
 
     request = SampleRequest.of(asked)
-    store = Store.open(experiment.store.url)
+    store = Store.open(experiment.store.url, experiment.store.quota)
     ref = find_bundle(store, experiment.serve.bundle, resolve_in(experiment))
     sampler = Sampler(store.get(ref), experiment.serve)
     try:

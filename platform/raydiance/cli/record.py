@@ -17,7 +17,7 @@ def print_stages(params: Path, overrides: Sequence[str]) -> None:
     from raydiance.storage import Store
 
     experiment = load_params(params) if params.exists() and not overrides else compose(overrides)
-    found = states(experiment, Store.open(experiment.store.url))
+    found = states(experiment, Store.open(experiment.store.url, experiment.store.quota))
     pages = _pages(experiment.tracking.url, [each.pointer.run_id for each in found if each.pointer])
     rows = []
     for each in found:

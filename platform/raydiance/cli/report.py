@@ -52,7 +52,9 @@ class Results:
 
     @classmethod
     def of(cls, experiment: LatentExperiment) -> Self:
-        return cls(experiment, Store.open(experiment.store.url), folder_of(experiment.name))
+        return cls(
+            experiment, Store.open(experiment.store.url, experiment.store.quota), folder_of(experiment.name)
+        )
 
     def pointer(self, stage: str) -> Pointer:
         """What a stage left here. Raises ArtifactError if it has not run."""

@@ -92,7 +92,7 @@ def _tell_dvc(experiment: "Experiment") -> None:
     known = {stage for stage, entry in locked.items() if Path(entry["outs"][0]["path"]).parent == outputs}
     if not outputs.exists() or known.issuperset(stages_of(experiment)):
         return
-    found = states(experiment, Store.open(experiment.store.url))
+    found = states(experiment, Store.open(experiment.store.url, experiment.store.quota))
     if done := [each.stage for each in found if each.state == "done" and each.stage not in known]:
         subprocess.run([*DVC, "commit", "--force", "--quiet", *done], env=environment(), check=True)
 
@@ -101,7 +101,7 @@ def _run_stages(experiment: "Experiment", overrides: Sequence[str], *, dry_run: 
     from raydiance.cluster.stages import states
     from raydiance.storage import Store
 
-    store = Store.open(experiment.store.url)
+    store = Store.open(experiment.store.url, experiment.store.quota)
     for number in range(len(states(experiment, store))):
         stage = states(experiment, store)[number]  # anew: it depends on what those before it have made
         if stage.state == "done" and not force:

@@ -69,7 +69,7 @@ def submit(
     client = jobs_client(address)
     experiment = read_settings(command)
     refuse_impossible(experiment.cluster, nodes_at(address))
-    store = Store.open(experiment.store.url)
+    store = Store.open(experiment.store.url, experiment.store.quota)
     with tempfile.TemporaryDirectory() as folder:
         submission = prepare(command, experiment, store, Path(folder))
         job_id = _begin(client, submission, address, stream)

@@ -31,7 +31,15 @@ from raydiance.config import Experiment, compose, load_params
 from raydiance.config.stages import HOMES, inputs_of, stages_of
 from raydiance.errors import ConfigError, RaydianceError
 from raydiance.storage import Artifact, Store
-from raydiance.tracking import Interrupted, Outcome, Run, Tracker, open_progress, serial_map
+from raydiance.tracking import (
+    Interrupted,
+    Outcome,
+    Run,
+    Tracker,
+    open_progress,
+    serial_map,
+    system_metrics,
+)
 
 __all__ = ["Command", "Job", "execute", "inputs_given", "main", "parent_of", "parse", "read_settings"]
 
@@ -78,7 +86,7 @@ def main(stage: str, job: Job, *, ray: bool = False) -> NoReturn:
 def execute(command: Command, job: Job, *, ray: bool = False) -> Pointer | None:
     """Carry out a command: the pointer that was left, or None after a dry run."""
     experiment = read_settings(command)
-    store = Store.open(experiment.store.url)
+    store = Store.open(experiment.store.url, experiment.store.quota)
     given, folder = inputs_given(command, experiment), folder_of(experiment.name)
     if command.dry_run:
         print_plan(experiment, command.stage, store, given)
@@ -99,6 +107,7 @@ def execute(command: Command, job: Job, *, ray: bool = False) -> Pointer | None:
     _announce(experiment, command.stage, name)
     with (
         open_record(experiment, command.stage, name, parent) as tracker,
+        system_metrics(tracker, time.time()),
         _connected(experiment, ray),
     ):
         curves, meter = Curves(), Meter()

@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import secrets
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -46,7 +47,9 @@ GROWTH_S = 1800.0  # a node that must first be rented and started takes minutes
 
 @dataclass(frozen=True)
 class _Work:
-    """What is sent to the workers. key, ending: under which they tell how far they are, and are told to end."""
+    """What is sent to the workers. key, ending: under which they tell how far they are, and are told to end.
+    driver: the node that is measured by the job itself.
+    """
 
     train: Callable[[Any, Worker], Any]
     payload: Any
@@ -55,6 +58,7 @@ class _Work:
     ending: str
     threads: int
     began: float
+    driver: str
     connect: Callable[[], Tracker]
 
 
@@ -79,15 +83,13 @@ class Launcher:
         told to end.
         """
         if self.spec.num_workers == 0:
-            with (
-                self.meter.reserved(gpus=float(self.spec.use_gpu)),
-                system_metrics(self.tracker, time.time()),
-            ):
+            with self.meter.reserved(gpus=float(self.spec.use_gpu)):
                 return train(payload, self._own_worker())
         with session(self.spec):
             threads = max(1, math.floor(self.spec.cpus_per_worker))
             key = f"{self.run_name}-{secrets.token_hex(3)}"
-            work = _Work(train, payload, self.store, self.run_name, key, threads, time.time(), self.connect)
+            began, here = time.time(), socket.gethostname()
+            work = _Work(train, payload, self.store, self.run_name, key, threads, began, here, self.connect)
             losses: list[_WorkerLostError] = []
             while True:
                 try:
@@ -244,7 +246,8 @@ def _train_loop(config: Mapping[str, Any]) -> Any:
         ending=Told(work.ending, rank),
     )
     try:
-        with record, system_metrics(record, work.began):
+        measured = NullTracker() if socket.gethostname() == work.driver else record
+        with record, system_metrics(measured, work.began):
             return work.train(work.payload, worker), curves
     except Interrupted as interrupted:
         return _Ended(interrupted.run_name, interrupted.step), curves

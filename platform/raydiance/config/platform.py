@@ -29,17 +29,22 @@ GridName = Literal["karras", "log_snr", "asinh"]
 class TuneSpec:
     """What the search for sampling plans may try and how it judges.
 
-    About half of the trials screen solvers and grids at `screen_nfe` network calls (None: the middle one of
-    `nfe`); the best of those are then tried at the other numbers of calls. Judged on `num_samples` noises,
-    against a teacher of `teacher_nfe` calls and against the training latents. `draft_nfe` and `standard_nfe`
-    are what plans of these names may spend.
+    By `method` grid about half of the trials screen solvers and grids at `screen_nfe` network calls (None: the
+    middle one of `nfe`); the best of those are then tried at the other numbers of calls. By optuna `round_size`
+    trials at a time are proposed by what the ones before were worth, for quality and cost at once, and of `nfe`,
+    `rhos`, `etas` and `sigma_max` all that lies between the least and the largest may be tried.
+
+    Judged on `num_samples` noises, against a teacher of `teacher_nfe` calls and against the training latents.
+    `draft_nfe` and `standard_nfe` are what plans of these names may spend.
 
     At each number of calls in `learn` a plan is then fitted to the teacher's samples of `learn_samples` other
     noises, from each of the `learn_starts` best that were found. An iteration of a fit at K calls asks the
     network about learn_samples K^3 / 2 times.
     """
 
+    method: Literal["grid", "optuna"] = "grid"
     num_trials: Annotated[int, Ge(1)] = 24
+    round_size: Annotated[int, Ge(1)] = 4
     num_samples: Annotated[int, Ge(4)] = 24
     batch_size: Annotated[int, Ge(1)] = 8
     nfe: Annotated[tuple[Annotated[int, Ge(2)], ...], MinLen(1)] = (4, 6, 8, 12, 16, 24)
@@ -215,6 +220,9 @@ class TrackingSpec:
 
 @spec
 class StoreSpec:
-    """Where artifacts live: a folder or s3://bucket/prefix."""
+    """Where artifacts live: a folder or s3://bucket/prefix. quota: the bytes that runs of this experiment may
+    fill it to.
+    """
 
     url: str | None = None
+    quota: Annotated[int, Gt(0)] | None = None

@@ -112,6 +112,16 @@ class LocalBackend:
         """Remove one piece of it."""
         shutil.rmtree(garbage.where)
 
+    def used(self) -> int:
+        """The bytes of all files, but for those of artifacts that are being made."""
+        size = 0
+        for parent, folders, files in os.walk(self.root):
+            folders[:] = [name for name in folders if name != STAGING]
+            for name in files:
+                with suppress(FileNotFoundError):  # deleted just now
+                    size += (Path(parent) / name).stat().st_size
+        return size
+
 
 def verify_file(path: Path, entry: FileEntry, name: str) -> None:
     """Raises ArtifactError, naming file, expected and found, if the file differs from its entry."""

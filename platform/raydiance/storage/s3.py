@@ -220,6 +220,11 @@ class S3Backend:
             else:
                 self.files.rm_file(garbage.where)
 
+    def used(self) -> int:
+        """The bytes of all objects below the prefix; uploads that are under way are not seen."""
+        with self._errors("listed"):
+            return sum(int(facts["size"] or 0) for facts in self.files.find(self.root, detail=True).values())
+
     def _client(self, *, tries: int, **config: object) -> S3FileSystem:
         return S3FileSystem(
             session=self._session,

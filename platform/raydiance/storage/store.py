@@ -22,6 +22,7 @@ from raydiance.storage.artifact import TRANSFERS, Artifact, Draft, file_entries
 from raydiance.storage.garbage import Garbage
 from raydiance.storage.local import LocalBackend
 from raydiance.storage.manifest import ArtifactRef, FileEntry, Manifest, check_key
+from raydiance.storage.quota import NoRoomError, Usage
 from raydiance.storage.version import code_version
 
 __all__ = ["DEFAULT_STORE", "Backend", "Store"]
@@ -53,15 +54,23 @@ class Backend(Protocol):
 
     def collect(self, garbage: Garbage) -> None: ...
 
+    def used(self) -> int: ...
+
+    def __hash__(self) -> int: ...
+
 
 @dataclass(frozen=True)
 class Store:
-    """Where artifacts live; made by `Store.open`. It is a name only, so it can be sent to any process."""
+    """Where artifacts live; made by `Store.open`. It is a name only, so it can be sent to any process.
+
+    quota: the bytes that it may hold; what would go beyond is refused before it is written (storage.quota).
+    """
 
     url: str
+    quota: int | None = None
 
     @classmethod
-    def open(cls, url: str | Path | None = None) -> "Store":
+    def open(cls, url: str | Path | None = None, quota: int | None = None) -> "Store":
         """The store at a folder, file:// or s3:// URL; without one, at RAYDIANCE_STORE or outputs/store.
 
         Raises StoreError within 10 s, in one line with the place, if it cannot be reached.
@@ -69,13 +78,13 @@ class Store:
         given = str(url or os.environ.get("RAYDIANCE_STORE") or DEFAULT_STORE)
         parts = urlsplit(given)
         if parts.scheme == "s3":
-            store = cls(url=given.rstrip("/"))
+            store = cls(url=given.rstrip("/"), quota=quota)
         elif parts.scheme == "file":
-            store = cls(url=str(Path(unquote(parts.path)).absolute()))
+            store = cls(url=str(Path(unquote(parts.path)).absolute()), quota=quota)
         elif "://" in given:
             raise StoreError(f"store {given!r}: give a folder, or s3://bucket/prefix")
         else:
-            store = cls(url=str(Path(given).expanduser().absolute()))
+            store = cls(url=str(Path(given).expanduser().absolute()), quota=quota)
         store.backend.check()
         return store
 
@@ -84,6 +93,10 @@ class Store:
         """The place behind the URL, one per process and set of AWS_* variables."""
         environment = tuple(sorted(pair for pair in os.environ.items() if pair[0].startswith("AWS_")))
         return _backend(self.url, os.getpid(), environment)
+
+    def used(self) -> int:
+        """The bytes that it holds now; it is listed for that."""
+        return self.backend.used()
 
     @contextmanager
     def create(
@@ -153,8 +166,10 @@ class Store:
 
     def delete(self, ref: ArtifactRef) -> None:
         """Remove an artifact for good. Raises ArtifactError if it is not there."""
-        self.get(ref)
+        manifest = self.get(ref).manifest
         self.backend.delete(ref.key)
+        if self.quota is not None:
+            _usage(self.backend).freed(_size(manifest.files, manifest.to_bytes()))
 
     def garbage(self, older_than_s: float = 86_400.0) -> Sequence[Garbage]:
         """What killed writers left behind, oldest first. Nothing is removed: a dry run of `collect`.
@@ -189,9 +204,25 @@ class Store:
             meta=to_plain(draft.meta),
         )
         data = manifest.to_bytes()
-        self.backend.commit(draft.key, draft.staging, manifest.files, data)
+        with self._room_for(draft.key, _size(manifest.files, data)):
+            self.backend.commit(draft.key, draft.staging, manifest.files, data)
         ref = ArtifactRef(kind=draft.kind, key=draft.key, sha256=hashlib.sha256(data).hexdigest())
         return Artifact(ref, manifest, self)
+
+    @contextmanager
+    def _room_for(self, key: str, size: int) -> Iterator[None]:
+        if self.quota is None:
+            yield
+            return
+        try:
+            with _usage(self.backend).taking(size, self.quota):
+                yield
+        except NoRoomError as error:
+            raise StoreError(
+                f"store {self.url}: {key} asks for {size:,} bytes, and {error.used:,} of the quota of "
+                f"{self.quota:,} are used; delete what is not needed (`raydiance gc` shows what killed writers "
+                "left), or raise store.quota"
+            ) from None
 
     def _key(self, where: str) -> str:
         if not where.startswith(("s3://", "file://", "/")):
@@ -209,6 +240,16 @@ def _backend(url: str, pid: int, environment: tuple[tuple[str, str], ...]) -> Ba
 
         return S3Backend(url)
     return LocalBackend(Path(url))
+
+
+@lru_cache(maxsize=32)
+def _usage(backend: Backend) -> Usage:
+    """What this process knows of the place behind it."""
+    return Usage(backend.used)
+
+
+def _size(files: Sequence[FileEntry], manifest: bytes) -> int:
+    return len(manifest) + sum(entry.size for entry in files)
 
 
 def _is_full(error: Exception) -> bool:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from raydiance.tracking.left import is_gone
 from raydiance.tracking.mlflow_client import connect, errors, run_page
 
 __all__ = ["History", "PastRun", "open_history"]
@@ -16,7 +17,9 @@ PAGE = 500
 
 @dataclass(frozen=True)
 class PastRun:
-    """One run of a stage. Cost is 0 where it was not recorded."""
+    """One run of a stage. Cost is 0 where it was not recorded. One whose process is gone from this machine is
+    KILLED, though the record may not know it yet.
+    """
 
     run_id: str
     name: str
@@ -116,7 +119,7 @@ def _past(run: Any, experiment: str) -> PastRun:
         name=info.run_name,
         experiment=experiment,
         experiment_id=info.experiment_id,
-        status=info.status,
+        status="KILLED" if info.status == "RUNNING" and is_gone(data.tags) else info.status,
         started=datetime.fromtimestamp(info.start_time / 1000, UTC),
         duration_s=data.metrics.get("duration_s", (ended - info.start_time) / 1000),
         cpu_seconds=data.metrics.get("cpu_seconds", 0.0),

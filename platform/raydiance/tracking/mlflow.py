@@ -20,6 +20,7 @@ from raydiance.errors import TrackingError
 from raydiance.spec import to_plain
 from raydiance.storage import Artifact, code_version
 from raydiance.tracking.buffer import Buffer
+from raydiance.tracking.left import PARENT, PIPELINE, close_left, open_children, process_tags
 from raydiance.tracking.mlflow_client import (
     NOTE,
     MlflowClient,
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
 
 __all__ = ["MlflowTracker", "open_tracker"]
 
-PIPELINE = "raydiance.pipeline"
-PARENT = "mlflow.parentRunId"
 TABLES = "mlflow.loggedArtifacts"
 
 T = TypeVar("T")
@@ -65,7 +64,8 @@ def open_tracker(
 
     With `run_id` it joins that run and leaves its end to whoever began it (a worker of a job). Otherwise it
     begins a run below `parent_id`; where that is None or unknown to the server, below a new run that stands
-    for the pipeline and ends as its latest stage ended. With nested=False the run stands alone.
+    for the pipeline and ends as its latest stage ended. With nested=False the run stands alone. Runs of the same
+    name that were left open by a process that was killed are ended (tracking.left).
     Raises TrackingError within 10 s, in one line with the address, if the server cannot be reached.
     """
     client, url = connect(url)
@@ -78,6 +78,8 @@ def open_tracker(
         pipeline = _pipeline(client, experiment_id, experiment, parent_id) if nested else None
         parent = pipeline or (parent_id if nested else None)
         run_id = _begin(client, experiment_id, run_name, parent, tags or {}, description)
+        if run_name:
+            close_left(client, experiment_id, run_name, run_id, parent)
     return MlflowTracker(client, url, run_id, parent, pipeline=pipeline)
 
 
@@ -193,7 +195,7 @@ class MlflowTracker:
         if not self._owner:
             return
         with errors(self.url, f"end run {self.run_id}"):
-            for run in _open_children(self._client, self.run_id):
+            for run in open_children(self._client, self.run_id):
                 self._client.set_terminated(run.info.run_id, "KILLED")
             self._client.set_terminated(self.run_id, status)
             if self._pipeline:
@@ -276,19 +278,13 @@ def _begin(
         ),
         **dvc_tags(Path.cwd()),
         **job_tags(),
+        **process_tags(),
         **({PARENT: parent_id} if parent_id else {}),
         **({NOTE: description} if description else {}),
         **tags,
     }
     run = client.create_run(experiment_id, tags=all_tags, run_name=name)
     return str(run.info.run_id)
-
-
-def _open_children(client: MlflowClient, run_id: str) -> list[entities.Run]:
-    experiment_id = client.get_run(run_id).info.experiment_id
-    query = f"tags.`{PARENT}` = '{run_id}' and attributes.status = 'RUNNING'"
-    found = client.search_runs([experiment_id], query, entities.ViewType.ACTIVE_ONLY, max_results=1000)
-    return [run for child in found for run in [*_open_children(client, child.info.run_id), child]]
 
 
 def _text(value: object) -> str:

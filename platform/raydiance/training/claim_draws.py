@@ -11,6 +11,7 @@ from raydiance.data.views import ViewDataset
 from raydiance.diffusion import plans, schedules
 from raydiance.diffusion.plans import SamplingPlan
 from raydiance.diffusion.schedules import Schedule
+from raydiance.errors import NonFiniteLossError
 from raydiance.fields import VoxelField
 from raydiance.generation.assemble import put_together, read_latents
 from raydiance.generation.measure import Looking, decoded, direct_latents, distances, evenly, objects_of
@@ -21,7 +22,7 @@ from raydiance.metrics import seeded_extractor
 from raydiance.spec import spec
 from raydiance.storage import Artifact
 
-__all__ = ["DrawSpec", "Scores", "draw_fields", "draw_latents", "nothing"]
+__all__ = ["DrawSpec", "Scores", "draw_fields", "draw_latents", "judge_fields", "nothing"]
 
 Scores = dict[str, float | None]
 
@@ -80,6 +81,20 @@ class Judge:
             1e3 * float(found.shapes.nearest_distance.mean()),
         )
         return {f"{name}{suffix}": value for name, value in zip(NAMES, values, strict=True)}
+
+
+@torch.inference_mode()
+def judge_fields(
+    draw: DrawSpec, model: RadianceModel, data: ViewDataset, objects: Sequence[int]
+) -> dict[str, float]:
+    """The scores of fields that a model draws, beside these objects. Raises NonFiniteLossError if one is not
+    finite.
+    """
+    fields = model.sample(range(draw.num_samples), draw.plan(model.schedule))
+    if not bool(fields.grid.isfinite().all()):
+        raise NonFiniteLossError("sampled fields are not finite: lower the learning rate")
+    scores = Judge(draw, data, objects)(fields[index] for index in range(len(fields)))
+    return {name: value for name, value in scores.items() if value is not None}
 
 
 def nothing(suffix: str = "") -> Scores:

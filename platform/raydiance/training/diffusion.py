@@ -19,6 +19,7 @@ from raydiance.diffusion import grids, plans, sampling, schedules
 from raydiance.diffusion.preconditioning import expand
 from raydiance.errors import ConfigError
 from raydiance.fields import VoxelField, orbit_cameras, render_views, turntable
+from raydiance.generation.radiance import RadianceModel
 from raydiance.models import (
     Condition,
     FieldDecoder,
@@ -31,6 +32,7 @@ from raydiance.spec import to_plain
 from raydiance.storage import Artifact, ArtifactRef, Draft, write_json
 from raydiance.tracking import Outcome, Run, Worker
 from raydiance.training.batches import Batch
+from raydiance.training.claim_draws import DrawSpec, judge_fields
 from raydiance.training.denoisers import DiffusionTraining, PixelTraining
 from raydiance.training.jobs import Payload, fit_and_keep, launch
 from raydiance.training.loop import Objective
@@ -45,8 +47,10 @@ __all__ = ["DiffusionObjective", "train_diffusion"]
 
 Training: TypeAlias = DiffusionTraining | PixelTraining | RadianceTraining
 Show: TypeAlias = Callable[[Tensor], dict[str, NDArray[np.uint8]]]
+Judged: TypeAlias = Callable[[UNet], dict[str, float]]
 
 EXAMINED = 32  # items of the data
+DRAWN = DrawSpec(num_samples=48, calls=16)  # of fields, to be examined
 FRAMES = 24  # of a turntable
 REFERENCE_FAN_IN = (
     1024  # a 3 x 3 x 3 convolution of 38 channels; the global path's first layer has 4096 and more
@@ -56,8 +60,9 @@ REFERENCE_FAN_IN = (
 class DiffusionObjective(Objective):
     """The network against normalised latents [N, C, *] at random noise levels.
 
-    show: makes pictures and films of denoised samples [B, C, *]; without it there are no previews. view_loss:
-    of the estimate of the data at a noise level, beside the loss on the data itself, with its weight.
+    show: makes pictures and films of denoised samples [B, C, *]; without it there are no previews. view_loss: of
+    the estimate of the data at a noise level, beside the loss on the data itself, with its weight. judged: tells
+    how good the samples of a network are, to compare trainings.
     """
 
     model: UNet
@@ -72,6 +77,7 @@ class DiffusionObjective(Objective):
         tokens: Tensor | None = None,
         show: Show | None = None,
         view_loss: ViewLoss | None = None,
+        judged: Judged | None = None,
     ) -> None:
         super().__init__()
         if latents.ndim != training.model.dims + 2 or latents.shape[1] != training.model.in_channels:
@@ -82,7 +88,7 @@ class DiffusionObjective(Objective):
             )
         self.training_spec, self.preconditioning = training, training.preconditioning
         self.latents, self.labels, self.tokens, self.show = latents, labels, tokens, show
-        self.seed, self.view_loss = seed, view_loss
+        self.seed, self.view_loss, self.judged = seed, view_loss, judged
         with seeded(seed):
             self.model = UNet(training.model)
         if isinstance(self.model.whole, GaussianPath):
@@ -134,7 +140,9 @@ class DiffusionObjective(Objective):
 
     @torch.no_grad()
     def examine(self, weights: Mapping[str, Tensor]) -> dict[str, float]:
-        """The error over noise levels that are the same for every training of the same data."""
+        """The error over noise levels that are the same for every training of the same data; of fields, how far
+        samples are from the objects, too.
+        """
         device, count = next(self.model.parameters()).device, len(self.latents)
         network = UNet(self.training_spec.model).to(device)
         network.load_state_dict(dict(weights))
@@ -144,7 +152,8 @@ class DiffusionObjective(Objective):
             None if told is None else told[rows].to(device) for told in (self.labels, self.tokens)
         )
         denoise = partial(self.preconditioning.denoise, network, condition=Condition(labels, tokens=tokens))
-        return {"denoising_error": relative_error(denoise, self.latents[rows].float().to(device))}
+        error = relative_error(denoise, self.latents[rows].float().to(device))
+        return {"denoising_error": error, **(self.judged(network) if self.judged else {})}
 
     @torch.no_grad()
     def preview(self, weights: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
@@ -188,6 +197,7 @@ def _train(payload: Payload[Training], worker: Worker) -> ArtifactRef | None:
     embeddings = training.embeddings if isinstance(training, DiffusionTraining) else None
     texts = read_texts(training.model, embeddings, described)
     beside = {stage: worker.store.get(ref) for stage, ref in payload.beside.items()}
+    views = ViewDataset(beside["render"]) if "render" in beside else None
     objective = DiffusionObjective(
         training,
         statistics.normalise(raw["latents"]),
@@ -195,7 +205,8 @@ def _train(payload: Payload[Training], worker: Worker) -> ArtifactRef | None:
         labels=_labels(training, described["categories"], classes),
         tokens=texts.tokens,
         show=_show(training, artifact, beside.get("train_autodecoder")),
-        view_loss=_view_loss(training, artifact, beside.get("render"), worker.device),
+        view_loss=_view_loss(training, artifact, views, worker.device),
+        judged=_judged(training, artifact, views, worker.device),
     )
 
     def write(draft: Draft) -> None:
@@ -262,20 +273,39 @@ def _views(
 
 
 def _view_loss(
-    training: Training, latents: Artifact, render: Artifact | None, device: torch.device
+    training: Training, latents: Artifact, views: ViewDataset | None, device: torch.device
 ) -> ViewLoss | None:
     """The rendering loss that the spec asks for. Raises ConfigError without views of the same objects."""
     if not isinstance(training, RadianceTraining) or training.rendering.weight == 0:
         return None
-    if render is None:
+    if views is None:
         raise ConfigError(
             "train_diffusion.rendering.weight > 0 compares with views, and there is no input render: name it as "
             "--input render=KEY, or set the weight to 0"
         )
-    views = ViewDataset(render)
+    return ViewLoss(training.rendering, FieldCode.of(latents, device), views, _objects(latents, views))
+
+
+def _judged(
+    training: Training, latents: Artifact, views: ViewDataset | None, device: torch.device
+) -> Judged | None:
+    """What looks at samples of fields, where there are views to hold them against."""
+    if not isinstance(training, RadianceTraining) or views is None:
+        return None
+    schedule = schedules.named(training.schedule, training.num_train_steps)
+    code = FieldCode.of(latents, device)
+
+    def judged(network: UNet) -> dict[str, float]:
+        model = RadianceModel(network, training.preconditioning, schedule, code, device)
+        return judge_fields(DRAWN, model, views, _objects(latents, views))
+
+    return judged
+
+
+def _objects(latents: Artifact, views: ViewDataset) -> list[int]:
+    """The index among the views of each latent's object."""
     places = {name: index for index, name in enumerate(views.object_ids)}
-    objects = [places[name] for name in latents.read_json("latents.json")["object_ids"]]
-    return ViewLoss(training.rendering, FieldCode.of(latents, device), views, objects)
+    return [places[name] for name in latents.read_json("latents.json")["object_ids"]]
 
 
 def pixel_sheet(pixels: Tensor) -> dict[str, NDArray[np.uint8]]:

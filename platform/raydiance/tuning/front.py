@@ -1,17 +1,18 @@
 """The front of quality against cost, the plans chosen from it, and its picture."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from raydiance.config.platform import TuneSpec
 from raydiance.errors import ConfigError
-from raydiance.tuning.search import Result, is_better, winners
+from raydiance.tuning.search import Result, is_better, quality, winners
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["chosen", "draw_front", "front", "learned", "row"]
+__all__ = ["chosen", "draw_front", "front", "learned", "row", "volume"]
 
 
 def front(tune: TuneSpec, results: Sequence[Result]) -> list[Result]:
@@ -30,6 +31,15 @@ def front(tune: TuneSpec, results: Sequence[Result]) -> list[Result]:
             "add 0 to etas or another solver, or rank by frechet"
         )
     return best
+
+
+def volume(tune: TuneSpec, found: Sequence[Result]) -> float:
+    """The area of what a front dominates, ln calls by ln quality, up to the teacher's calls and to samples as far
+    from right as from each other (1): the more, the better the front as a whole.
+    """
+    ends = [*(nfe(each) for each in found[1:]), tune.teacher_nfe]
+    gains = [max(0.0, -math.log(quality(tune, each))) for each in found]
+    return sum(math.log(end / nfe(each)) * gain for each, end, gain in zip(found, ends, gains, strict=True))
 
 
 def chosen(tune: TuneSpec, found: Sequence[Result]) -> dict[str, Result]:

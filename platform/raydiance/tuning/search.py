@@ -1,4 +1,5 @@
-"""The order of trials: the teacher's samples, a screening of solvers and grids, then the best at other costs.
+"""The order of trials: the teacher's samples, a screening of solvers and grids, then the best at other costs; or
+in the place of both, rounds of what Optuna proposes.
 
 Which trials there are depends on the spec, the seed and the results alone, never on their timing: a search
 that was cut off and goes on ends with the same trials and the same plans as one that was not.
@@ -7,7 +8,7 @@ that was cut off and goes on ends with the same trials and the same plans as one
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,8 +21,19 @@ from raydiance.spec import canonical_json
 from raydiance.storage import ArtifactRef
 from raydiance.tuning.candidates import Candidate, build, candidates
 from raydiance.tuning.judge import Score
+from raydiance.tuning.proposals import proposed
 
-__all__ = ["ATTEMPTS", "Result", "StagedSearch", "is_better", "scaled", "screened", "taught", "winners"]
+__all__ = [
+    "ATTEMPTS",
+    "Result",
+    "StagedSearch",
+    "is_better",
+    "quality",
+    "scaled",
+    "screened",
+    "taught",
+    "winners",
+]
 
 SPREADS = 2.0  # standard errors that make a difference in Frechet distance
 SCREENED = 0.5  # the share of trials that screen
@@ -97,6 +109,12 @@ def is_better(tune: TuneSpec, one: Result, other: Result) -> bool:
     return one.score.error < other.score.error
 
 
+def quality(tune: TuneSpec, result: Result) -> float:
+    """What it is ranked by, the less the better; infinite for one that cannot be ranked."""
+    found = result.score.frechet if tune.rank == "frechet" else result.score.error
+    return math.inf if found is None else found
+
+
 class StagedSearch(Searcher):
     """Hands trials to Ray Tune stage by stage, and their results to `on_result`.
 
@@ -119,7 +137,7 @@ class StagedSearch(Searcher):
         self._on_result = on_result
         self._running: dict[str, dict[str, Any]] = {}
         self._failures = Counter[str]()
-        self._stages = iter((self._screening, self._scaling, self._learning))
+        self._stages = self._in_turn()
         self._pending: list[dict[str, Any]] = [
             {"start": start, "stop": stop} for start, stop in parts if start not in teacher
         ]
@@ -152,10 +170,9 @@ class StagedSearch(Searcher):
             if stage is None:
                 self._finished = True
                 return Searcher.FINISHED
+            missing = {each.identity: each for each in stage if each.identity not in self._known}
             self._pending = [
-                {"candidate": candidate, "teacher": self.teacher}
-                for candidate in stage()
-                if candidate.identity not in self._known
+                {"candidate": candidate, "teacher": self.teacher} for candidate in missing.values()
             ]
         if self._failure is not None:
             return None if self._running else Searcher.FINISHED
@@ -193,12 +210,16 @@ class StagedSearch(Searcher):
         """Never: a search is resumed from the store."""
         raise ClusterError(f"{checkpoint_path}: run tune again; it goes on from the store")
 
-    def _screening(self) -> list[Candidate]:
-        return screened(self._tune, self._seed)
+    def _in_turn(self) -> Iterator[Sequence[Candidate]]:
+        """The trials of each stage, once those of the stages before have results."""
+        if self._tune.method == "optuna":
+            yield from proposed(self._tune, self._seed, self._scores)
+        else:
+            first = screened(self._tune, self._seed)
+            yield first
+            yield scaled(self._tune, self._seed, [self._known[each.identity] for each in first])
+        yield taught(self._tune, self.results)
 
-    def _scaling(self) -> list[Candidate]:
-        first = screened(self._tune, self._seed)
-        return scaled(self._tune, self._seed, [self._known[each.identity] for each in first])
-
-    def _learning(self) -> list[Candidate]:
-        return taught(self._tune, self.results)
+    def _scores(self, candidate: Candidate) -> tuple[float, int]:
+        result = self._known[candidate.identity]
+        return quality(self._tune, result), result.plan.nfe

@@ -56,6 +56,7 @@ def search(spec: SearchSpec, run: Run, experiment: SearchedExperiment) -> Outcom
     rows = [course.row(trial) for trial in trials]
     text = _best_text(experiment, trials[best.trial])
     figure = _draw_curves(spec, course)
+    run.tracker.describe(_note(course))
     run.tracker.log_figure("curves.png", figure)
     run.tracker.log_text("best.yaml", text)
     run.tracker.log_table("trials.json", rows)
@@ -126,6 +127,15 @@ class _Course:
             "artifact": path[-1].artifact or "",
         }
 
+    def fate(self, trial: Trial) -> str:
+        """How far the trial came, in words."""
+        last = self.of(trial)[-1]
+        if last.metric is None:
+            return f"lost before step {last.step} ({last.lost})"
+        end = self.levels[-1].step
+        place = "trained to the end" if last.step == end else f"given up at step {last.step} of {end}"
+        return f"{place}, {self.spec.judged_by} {last.metric:.4g}"
+
     def run_all(self) -> None:
         """Rung after rung, train what is missing, and part with those that do not go on."""
         if not self.run.store.list(self.trials[0].kept):  # a new search, or one that is to start over
@@ -175,6 +185,7 @@ class _Course:
         """A trial trains no further: tell the record of it, and remove its checkpoints."""
         with self.run.tracker.child(f"trial-{trial.index:03d}", {"kind": "trial"}) as child:
             row = self.row(trial)
+            child.describe(f"`{words(trial.values)}`: {self.fate(trial)}.")
             child.log_params(trial.values)
             for standing in self.of(trial):
                 for point in standing.curves:
@@ -203,6 +214,17 @@ def _trials(spec: SearchSpec, run: Run, experiment: SearchedExperiment) -> list[
         )
         for index, values in enumerate(trials_of(experiment))
     ]
+
+
+def _note(course: _Course) -> str:
+    """What a reader should know first."""
+    levels = ", ".join(f"{level.num_trials} to step {level.step}" for level in course.levels)
+    best = course.trials[course.best.trial]
+    return (
+        f"Search over settings of **{course.spec.stage}**: {levels}. The best of {len(course.trials)}: "
+        f"`{words(best.values)}`, {course.fate(best)}. `best.yaml` is the experiment with these values; the "
+        "trials are the runs below."
+    )
 
 
 def _ray_for(cluster: ClusterSpec) -> AbstractContextManager[None]:

@@ -25,7 +25,7 @@ from raydiance.spec import canonical_json, to_plain
 from raydiance.storage import ArtifactRef, Store, write_json
 from raydiance.tracking import Outcome, Run
 from raydiance.tuning.candidates import Candidate, build, teacher_plan
-from raydiance.tuning.front import chosen, draw_front, front, learned, row
+from raydiance.tuning.front import chosen, draw_front, front, learned, row, volume
 from raydiance.tuning.judge import Judge, Score, load_judge
 from raydiance.tuning.search import Result, StagedSearch
 
@@ -82,6 +82,7 @@ def tune(spec: TuneSpec, run: Run) -> Outcome:
     figure = draw_front(results, best, named, teacher_frechet)
     run.tracker.log_figure("front.png", figure)
     metrics = {"teacher_frechet": teacher_frechet, "trials": float(len(results))}
+    metrics["front_volume"] = volume(spec, best)
     for name, result in named.items():
         metrics |= {f"{name}_{key}": value for key, value in _numbers(result).items()}
     run.tracker.log_metrics(metrics)
