@@ -3,17 +3,19 @@
 import asyncio
 import hashlib
 import sys
+import time
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
-from benchmarks.load.arrivals import SEEDS, latent
-from benchmarks.load.case import CAPACITY_S, CROWD, SPEC, Case, pids, rss_mb
+from benchmarks.load.arrivals import SEEDS, Load, Seen, latent, quantile
+from benchmarks.load.case import CAPACITY_S, CROWD, SPEC, Case, cpu_s, processes, rss_mb
 
 from raydiance.generation import load_bundle, sample_glb
 
 __all__ = ["identical", "knee", "overload"]
 
 KNEE, BEYOND = (0.5, 0.7, 0.8, 0.9, 1.0), (1.5, 2.0, 4.0)
-CALM_S = 8.0
+CALM_S, FULL_S = 6.0, 8.0
 PLANS = ("fast", "default", "stochastic", "ddim-20")
 GLBS = 24
 
@@ -40,28 +42,33 @@ def knee(case: Case) -> dict[str, Any]:
 
 
 def overload(case: Case) -> dict[str, Any]:
-    """More than the capacity."""
+    """More than the capacity, which is measured before, between and after, since the machine has moods."""
 
     async def go() -> dict[str, Any]:
         async with case.load(url, latent(case.plan)) as load:
-            service_s, capacity = await case.capacity(load)
-            bound_s = (SPEC.queue + 1) * service_s * 1.5
-            found: dict[str, Any] = {"service_s": service_s, "capacity_per_s": round(capacity, 2)}
-            found["p99_bound_s"] = round(bound_s, 3)
+            await load.closed(4, count=12)  # warm
+            alone = await load.closed(1, count=8)
+            service_s = quantile([moment.latency for moment in alone.answered], 0.5)
+            assert service_s is not None, f"nothing was answered: {alone.statuses}"
+            parts = processes()
+            found: dict[str, Any] = {"service_s": service_s}
+            bound_s = found["p99_bound_s"] = round((SPEC.queue + 1) * service_s * 1.5, 3)
             held: dict[str, bool] = {}
-            processes = [pid for what in ("replica", "gateway", "proxy") for pid in pids(what)]
+            capacities = [await full(load, parts, found)]
             for share in BEYOND:
                 if not load.has_time:
                     break
-                before = [rss_mb(pid) for pid in processes]
-                seen = await load.poisson(share * capacity, case.seconds)
-                facts = seen.facts()
-                growth = [rss_mb(pid) / mb - 1 for pid, mb in zip(processes, before, strict=True)]
-                calm = await load.poisson(0.3 * capacity, CALM_S)
+                before = memory(parts)
+                facts, seen = await spent(parts, load.poisson(share * capacities[-1], case.seconds))
+                growth = [mb / before[pid] - 1 for pid, mb in memory(parts).items()]
+                calm = await load.poisson(0.3 * capacities[-1], CALM_S)
+                capacities.append(await full(load, parts, found))
                 slow = [m.due for m in calm.moments if m.status != "200" or m.latency > 4 * service_s]
+                capacity = sum(capacities[-2:]) / 2
                 refused, quick = len(seen.refusals) / len(seen.moments), sum(s < 0.05 for s in seen.refusals)
-                facts |= {
-                    "goodput_of_C": round(facts["answered_per_s"] / capacity, 3),
+                facts |= seen.facts() | {
+                    "goodput_per_s": round(seen.rate, 2),
+                    "goodput_of_C": round(seen.rate / capacity, 3),
                     "refused_share": round(refused, 3),
                     "refused_share_expected": round(1 - capacity * seen.seconds / len(seen.moments), 3),
                     "refused_within_50_ms": round(quick / max(1, len(seen.refusals)), 3),
@@ -81,10 +88,39 @@ def overload(case: Case) -> dict[str, Any]:
                     f"{share:g} C: normal after 5 s": facts["back_to_normal_after_s"] <= 5,
                 }
             held |= {"the same bytes": load.different == 0, "there was time for all": load.has_time}
+            found["capacities_per_s"] = [round(each, 2) for each in capacities]
             return found | {"compared": load.compared, "different": load.different, "held": held}
 
     with case.endpoint() as url:
         return asyncio.run(go())
+
+
+async def full(load: Load, parts: Mapping[str, list[int]], found: dict[str, Any]) -> float:
+    """The capacity now; what it cost is added to what was found."""
+    facts, seen = await spent(parts, load.closed(CROWD, FULL_S))
+    seen.seconds = min(FULL_S, seen.seconds)  # then fewer and fewer were under way
+    found.setdefault("C", []).append(facts | {"answered_per_s": round(seen.rate, 2)})
+    print("C", found["C"][-1], file=sys.stderr, flush=True)
+    return seen.rate
+
+
+async def spent(
+    parts: Mapping[str, list[int]], asking: Coroutine[Any, Any, Seen]
+) -> tuple[dict[str, Any], Seen]:
+    """What came back, and the cores that each part of the endpoint had meanwhile."""
+
+    def so_far() -> dict[str, float]:
+        return {part: sum(map(cpu_s, running)) for part, running in parts.items()}
+
+    before, began = so_far(), time.perf_counter()
+    seen = await asking
+    took = time.perf_counter() - began
+    return {"cores": {part: round((now - before[part]) / took, 3) for part, now in so_far().items()}}, seen
+
+
+def memory(parts: Mapping[str, list[int]]) -> dict[int, float]:
+    """MB of each process of the endpoint."""
+    return {pid: rss_mb(pid) for part in ("replica", "gateway", "proxy") for pid in parts[part]}
 
 
 def identical(case: Case) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from benchmarks.load.arrivals import SEEDS, Load, Moment, Seen, latent, quantile
-from benchmarks.load.case import Case, pids
+from benchmarks.load.case import Case, cpu_s, pids, running_replicas
 
 from raydiance.errors import RequestError
 from raydiance.serving import AsyncClient
@@ -17,7 +17,7 @@ from raydiance.serving import AsyncClient
 __all__ = ["faults", "killed", "rolling"]
 
 KILL_AT_S = 6.0
-NORMAL_WITHIN_S = 10.0
+NORMAL_WITHIN_S, REPLACED_WITHIN_S = 10.0, 30.0
 PARTS = ("controller", "proxy", "gateway")
 PATIENT = 2  # clients that ask again, as raydiance.client does
 
@@ -34,6 +34,7 @@ def killed(case: Case) -> dict[str, Any]:
             await asyncio.sleep(max(0.0, KILL_AT_S - (time.perf_counter() - began)))
             os.kill(victim, signal.SIGKILL)
             at = time.perf_counter() - began
+            replaced = await asyncio.to_thread(replaced_after, case.replicas, at + began, REPLACED_WITHIN_S)
             seen = await asking
             under_way = [m for m in seen.moments if m.due < at < m.due + m.latency]
             back_s = after(seen.moments, at, usual(seen.moments, at))
@@ -43,6 +44,7 @@ def killed(case: Case) -> dict[str, Any]:
                 "capacity_per_s": round(capacity, 2),
                 "under_way_when_killed": dict(Seen(0.0, under_way).statuses),
                 "as_before_after_s": round(back_s, 2),
+                **replaced,
                 "p99_before_s": quantile([m.latency for m in seen.moments if m.due < at - 1], 0.99),
                 "p99_from_10_s_on_s": quantile([m.latency for m in seen.moments if m.due > at + 10], 0.99),
             }
@@ -57,6 +59,17 @@ def killed(case: Case) -> dict[str, Any]:
 
     with case.endpoint() as url:
         return asyncio.run(go())
+
+
+def replaced_after(replicas: int, at: float, within_s: float) -> dict[str, float | None]:
+    """When there are as many replicas again that answer, s, and what processor time the newest took to start."""
+    known = set(pids("replica"))
+    while time.perf_counter() - at < within_s:
+        if running_replicas() == replicas and (new := set(pids("replica")) - known):
+            took = round(time.perf_counter() - at, 1)
+            return {"replaced_after_s": took, "start_cpu_s": round(cpu_s(new.pop()), 2)}
+        time.sleep(0.25)
+    return {"replaced_after_s": None, "start_cpu_s": None}
 
 
 def usual(moments: Iterable[Moment], at: float) -> float:
