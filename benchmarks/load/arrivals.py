@@ -67,6 +67,14 @@ class Seen:
             n for status, n in self.statuses.items() if status not in ("200", "429", "503")
         )
 
+    def add(self, other: "Seen") -> None:
+        """What came back at another time is counted, too."""
+        self.seconds += other.seconds
+        self.moments += other.moments
+        self.bundles += other.bundles
+        self.refusals += other.refusals
+        self.mute += other.mute
+
     @property
     def rate(self) -> float:
         """Answers per second while requests came, but for the first second."""

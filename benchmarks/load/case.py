@@ -43,7 +43,8 @@ class Case:
     seconds: float = 20.0
     replicas: int = 1
     updates: int = 4
-    count: int = 10_000
+    count: int | None = None
+    rate: float | None = None
     ray: bool = True
     meant: list[ArtifactRef] = field(default_factory=list)
     url: str = ""
