@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TypeVar
 
 from raydiance.config.platform import ServeSpec
+from raydiance.serving.listening import only_on_loopback
 from raydiance.serving.messages import Answer, Description, Step
 from raydiance.serving.problems import ServingError
 from raydiance.serving.schema import Format, Link, ModelInfo, SampleRequest
@@ -30,6 +31,7 @@ class Replica:
     """
 
     def __init__(self, store: Store, ref: ArtifactRef, spec: ServeSpec, tracking: str | None = None) -> None:
+        only_on_loopback()
         unhurried(lambda: import_module("raydiance.serving.local"))
         from raydiance.serving.local import Here
         from raydiance.serving.sampler import Sampler
