@@ -4,10 +4,12 @@
         [--seconds S] [--out FILE.jsonl]
 
 knee       Poisson arrivals at 0.5 to 1 of the capacity C
-overload   1.5, 2 and 4 C: what is taken on is answered in time, the rest refused at once
+overload   1.5, 2 and 4 C in turns with C: what is taken on is answered in time, the rest refused at once
 killed     a replica of two is killed with -9 under 0.6 C
-faults     gateway, proxy and controller are killed with -9, one after the other, under 0.4 C
-rolling    the alias moves from one bundle to the other and back, --updates times, under 0.6 C
+faults     controller, proxy and gateway are killed with -9, one after the other, and a replica of two
+           (--replicas 2) stands still, under 0.4 C
+rolling    the alias moves from one bundle to the other and back, --updates times and for --count requests at
+           least, under 0.6 C or --rate
 identical  GLBs of four plans under 0.9 C beside those that the library makes alone
 canary     a bundle that fails gets a share of the requests, under 0.5 C
 scaling    one replica and at most two: 1.6 C until there are two, then little until there is one
@@ -68,7 +70,7 @@ def served(arguments: argparse.Namespace) -> Iterator[Case]:
         if not arguments.store:
             refs = [tiny_bundle(store, seed=seed).ref for seed in (0, 1)]
         plan = arguments.plan or ("standard" if arguments.store else "ddim-20")
-        given = {key: vars(arguments)[key] for key in ("seconds", "replicas", "updates", "count")}
+        given = {key: vars(arguments)[key] for key in ("seconds", "replicas", "updates", "count", "rate")}
         given = {key: value for key, value in given.items() if value}
         until = time.monotonic() + arguments.limit
         yield Case(store, tuple(refs), plan, ray=arguments.ray, until=until, **given)
@@ -107,7 +109,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, help="of arrivals at each load")
     parser.add_argument("--replicas", type=int)
     parser.add_argument("--updates", type=int, help="of the alias")
-    parser.add_argument("--count", type=int, help="requests of the soak")
+    parser.add_argument("--count", type=int, help="requests of the soak, and of the updates at least")
+    parser.add_argument("--rate", type=float, help="of requests while bundles are rolled over, not 0.6 C")
     parser.add_argument("--no-ray", dest="ray", action="store_false", help="for drain")
     parser.add_argument(
         "--limit", type=float, default=165.0, help="seconds, after which nothing more is asked"

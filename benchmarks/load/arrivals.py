@@ -15,6 +15,7 @@ __all__ = ["Load", "Moment", "Seen", "latent", "quantile"]
 
 SEEDS = 40
 TIMEOUT_S = 100.0
+SETTLED_S = 1.0  # at first nothing is under way, and the calls are not full
 
 Body = Callable[[int], dict[str, Any]]
 """The body of the request of a number below SEEDS; the same number, the same bytes."""
@@ -65,6 +66,20 @@ class Seen:
         return self.mute + sum(
             n for status, n in self.statuses.items() if status not in ("200", "429", "503")
         )
+
+    def add(self, other: "Seen") -> None:
+        """What came back at another time is counted, too."""
+        self.seconds += other.seconds
+        self.moments += other.moments
+        self.bundles += other.bundles
+        self.refusals += other.refusals
+        self.mute += other.mute
+
+    @property
+    def rate(self) -> float:
+        """Answers per second while requests came, but for the first second."""
+        done = [moment.due + moment.latency for moment in self.answered]
+        return sum(SETTLED_S <= end <= self.seconds for end in done) / (self.seconds - SETTLED_S)
 
     def facts(self) -> dict[str, Any]:
         """Counts, rates and latencies."""

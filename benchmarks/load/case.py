@@ -21,7 +21,7 @@ with warnings.catch_warnings():
     from raydiance.serving import running
     from raydiance.serving.gateway import APPLICATION
 
-__all__ = ["CAPACITY_S", "CROWD", "SPEC", "Case", "pids", "rss_mb", "running_replicas"]
+__all__ = ["CAPACITY_S", "CROWD", "SPEC", "Case", "cpu_s", "pids", "processes", "rss_mb", "running_replicas"]
 
 SPEC = ServeSpec(port=0, slots=8, queue=16, max_requests=100_000, cpus_per_replica=0.5, follow_s=0.5)
 CROWD, CAPACITY_S = 16, 8.0
@@ -43,7 +43,8 @@ class Case:
     seconds: float = 20.0
     replicas: int = 1
     updates: int = 4
-    count: int = 10_000
+    count: int | None = None
+    rate: float | None = None
     ray: bool = True
     meant: list[ArtifactRef] = field(default_factory=list)
     url: str = ""
@@ -91,6 +92,12 @@ def pids(what: str) -> list[int]:
     return found
 
 
+def processes() -> dict[str, list[int]]:
+    """Those of the endpoint by what they are, Ray's raylet of this machine and ourselves."""
+    raylet = ray._private.worker._global_node.all_processes["raylet"][0].process.pid
+    return {what: pids(what) for what in ACTORS} | {"raylet": [raylet], "generator": [os.getpid()]}
+
+
 def running_replicas() -> int:
     """How many replicas have loaded their bundle and answer."""
     states = ray_serve.status().applications[APPLICATION].deployments["replica"].replica_states
@@ -101,3 +108,9 @@ def rss_mb(pid: int) -> float:
     """Memory of a process that is its own or shared."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def cpu_s(pid: int) -> float:
+    """Processor time of a process so far, all its threads, s."""
+    after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")

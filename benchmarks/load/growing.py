@@ -66,10 +66,9 @@ def scaling(case: Case) -> dict[str, Any]:
         took = await replicas(wanted, within_s)
         await asyncio.sleep(2.5)
         asking.cancel()
-        whole = Seen(sum(part.seconds for part in parts))
+        whole = Seen(0.0)
         for part in parts:
-            whole.moments += part.moments
-            whole.mute += part.mute
+            whole.add(part)
         return took, whole
 
     async def go() -> dict[str, Any]:

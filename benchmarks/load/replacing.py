@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import itertools
 import os
 import signal
 import time
@@ -9,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from benchmarks.load.arrivals import SEEDS, Load, Moment, Seen, latent, quantile
-from benchmarks.load.case import Case, pids
+from benchmarks.load.case import Case, cpu_s, pids, running_replicas
 
 from raydiance.errors import RequestError
 from raydiance.serving import AsyncClient
@@ -17,8 +18,14 @@ from raydiance.serving import AsyncClient
 __all__ = ["faults", "killed", "rolling"]
 
 KILL_AT_S = 6.0
-NORMAL_WITHIN_S = 10.0
-PARTS = ("controller", "proxy", "gateway")
+NORMAL_WITHIN_S, REPLACED_WITHIN_S = 10.0, 30.0
+PARTS = (
+    ("controller", signal.SIGKILL, 1.0),
+    ("proxy", signal.SIGKILL, 1.0),
+    ("gateway", signal.SIGKILL, 1.0),
+    ("replica", signal.SIGSTOP, 2.5),  # it takes longer to tell from one that is at work
+)
+PART_S = 2.0
 PATIENT = 2  # clients that ask again, as raydiance.client does
 
 
@@ -34,6 +41,7 @@ def killed(case: Case) -> dict[str, Any]:
             await asyncio.sleep(max(0.0, KILL_AT_S - (time.perf_counter() - began)))
             os.kill(victim, signal.SIGKILL)
             at = time.perf_counter() - began
+            replaced = await asyncio.to_thread(replaced_after, case.replicas, at + began, REPLACED_WITHIN_S)
             seen = await asking
             under_way = [m for m in seen.moments if m.due < at < m.due + m.latency]
             back_s = after(seen.moments, at, usual(seen.moments, at))
@@ -43,6 +51,7 @@ def killed(case: Case) -> dict[str, Any]:
                 "capacity_per_s": round(capacity, 2),
                 "under_way_when_killed": dict(Seen(0.0, under_way).statuses),
                 "as_before_after_s": round(back_s, 2),
+                **replaced,
                 "p99_before_s": quantile([m.latency for m in seen.moments if m.due < at - 1], 0.99),
                 "p99_from_10_s_on_s": quantile([m.latency for m in seen.moments if m.due > at + 10], 0.99),
             }
@@ -57,6 +66,17 @@ def killed(case: Case) -> dict[str, Any]:
 
     with case.endpoint() as url:
         return asyncio.run(go())
+
+
+def replaced_after(replicas: int, at: float, within_s: float) -> dict[str, float | None]:
+    """When there are as many replicas again that answer, s, and what processor time the newest took to start."""
+    known = set(pids("replica"))
+    while time.perf_counter() - at < within_s:
+        if running_replicas() == replicas and (new := set(pids("replica")) - known):
+            took = round(time.perf_counter() - at, 1)
+            return {"replaced_after_s": took, "start_cpu_s": round(cpu_s(new.pop()), 2)}
+        time.sleep(0.25)
+    return {"replaced_after_s": None, "start_cpu_s": None}
 
 
 def usual(moments: Iterable[Moment], at: float) -> float:
@@ -97,23 +117,26 @@ def faults(case: Case) -> dict[str, Any]:
         held: dict[str, bool] = {}
         async with case.load(url, latent(case.plan)) as load:
             service_s, capacity = await case.capacity(load)
-            for part in PARTS:
+            for part, number, times in PARTS:
                 if not load.has_time:
                     break
                 end, told, known = asyncio.Event(), list[str](), dict[int, str]()
                 patience = [asyncio.create_task(patient(end, told, known)) for _ in range(PATIENT)]
-                asking = asyncio.create_task(load.poisson(0.4 * capacity, case.seconds))
+                asking = asyncio.create_task(load.poisson(0.4 * capacity, times * case.seconds))
                 began = time.perf_counter()
                 victim = pids(part)[0]
                 await asyncio.sleep(max(0.0, 4.0 - (time.perf_counter() - began)))
-                os.kill(victim, signal.SIGKILL)
+                os.kill(victim, number)
                 at = time.perf_counter() - began
                 seen = await asking
                 end.set()
                 await asyncio.gather(*patience)
                 unserved = [m.due for m in seen.moments if m.status != "200"]
+                delayed = [m.due for m in seen.moments if m.latency > usual(seen.moments, at)]
                 found[part] = seen.facts() | {
                     "last_unserved_after_s": round(max(unserved, default=at) - at, 2),
+                    "last_delayed_after_s": round(max(delayed, default=at) - at, 2),
+                    "slowest_s": quantile([m.latency for m in seen.moments], 1.0),
                     "who_ask_again": {"answers": len(told), "others": [t for t in told if t != "same"][:3]},
                 }
                 wrong = {s for s in seen.statuses if s[0].isdigit() and s not in ("200", "429", "503")}
@@ -130,19 +153,30 @@ def faults(case: Case) -> dict[str, Any]:
 
 
 def rolling(case: Case) -> dict[str, Any]:
-    """The alias moves to the other bundle and back."""
+    """The alias moves to the other bundle and back, until there were so many updates and requests."""
 
     async def keep_asking(load: Load, rate: float, end: asyncio.Event, parts: list[Seen]) -> None:
-        while load.has_time and not end.is_set():
-            parts.append(await load.poisson(rate, 2.0, seed=len(parts)))
+        async def part(number: int) -> None:
+            parts.append(await load.poisson(rate, PART_S, seed=number))
+
+        numbers = itertools.count()
+        async with asyncio.TaskGroup() as asking:
+            while load.has_time and not end.is_set():
+                asking.create_task(part(next(numbers)))
+                await asyncio.sleep(PART_S)
+
+    def asked(parts: Iterable[Seen]) -> int:
+        return sum(len(part.moments) for part in parts)
 
     async def go() -> dict[str, Any]:
         async with case.load(url, latent(case.plan)) as load:
             service_s, capacity = await case.capacity(load)
             end, parts = asyncio.Event(), list[Seen]()
-            asking = asyncio.create_task(keep_asking(load, 0.6 * capacity, end, parts))
+            rate = case.rate or 0.6 * capacity
+            asking = asyncio.create_task(keep_asking(load, rate, end, parts))
             took = list[float]()
-            for move in range(case.updates):
+            while len(took) < case.updates or asked(parts) < (case.count or 0):
+                move = len(took)
                 wanted, at = case.refs[(move + 1) % 2], time.perf_counter()
                 case.meant[0] = wanted
                 while not parts or set(parts[-1].bundles) != {wanted.key}:
@@ -155,16 +189,25 @@ def rolling(case: Case) -> dict[str, Any]:
                 break
             end.set()
             await asking
-            whole = Seen(sum(part.seconds for part in parts))
+            whole = Seen(0.0)
             for part in parts:
-                whole.moments += part.moments
-                whole.bundles += part.bundles
-                whole.mute += part.mute
-            found = {"service_s": service_s, "capacity_per_s": round(capacity, 2), "updates": len(took)}
-            found |= {"seconds_each": took, "by_bundle": dict(whole.bundles), **whole.facts()}
+                whole.add(part)
+            found = {
+                "service_s": service_s,
+                "capacity_per_s": round(capacity, 2),
+                "rate_per_s": round(rate, 2),
+            }
+            found["slowest_s"] = quantile([moment.latency for moment in whole.moments], 1.0)
+            found |= {
+                "updates": len(took),
+                "seconds_each": took,
+                "by_bundle": dict(whole.bundles),
+                **whole.facts(),
+            }
             held = {
                 "nothing but 200": set(whole.statuses) == {"200"},
-                "all updates": len(took) == case.updates,
+                "all updates": len(took) >= case.updates,
+                "all requests": len(whole.moments) >= (case.count or 0),
                 "nobody waits for a replica to load": whole.facts()["p99_s"] < 0.3 * min(took, default=0.0),
                 "bytes and bundle belong together": load.different == 0,
             }

@@ -1,7 +1,10 @@
 """A bundle is read as it was written, or not at all."""
 
 import json
+import os
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +48,19 @@ def test_a_bundle_comes_back_whole(store: Store) -> None:
         for name, value in theirs.state_dict().items():
             assert torch.equal(ours.state_dict()[name], value)
     assert torch.equal(bundle.statistics.scale, model.statistics.scale)
+
+
+def test_loading_imports_no_compiler(store: Store) -> None:
+    """Torch brings SymPy and TorchDynamo, 2 s, for some operations on its device "meta". Imports torch."""
+    key = tiny_bundle(store).ref.key
+    code = (
+        "import sys; from raydiance.generation import load_bundle; from raydiance.storage import Store; "
+        f"load_bundle(Store.open({store.url!r}).get({key!r})); "
+        "assert not {'sympy', 'torch._dynamo'} & set(sys.modules)"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
 
 
 def test_loading_leaves_the_global_generator_alone(store: Store) -> None:

@@ -14,6 +14,7 @@ import httpx
 import pytest
 import ray
 from tests.serving.conftest import SPEC
+from tests.support.listeners import beyond_loopback, listeners
 
 from raydiance.config import ClusterSpec
 from raydiance.errors import ArtifactError, ConfigError, RequestError
@@ -85,6 +86,14 @@ def test_a_crowd_gets_the_same_bytes_as_each_alone(client: Client, bundle: Bundl
         samples = list(pool.map(lambda case: client.sample(case[0], plan=case[1]), asked))
     for (seed, plan), sample in zip(asked, samples):
         assert sample.content == sample_glb(bundle, seed, plan)
+
+
+def test_nothing_of_it_listens_beyond_loopback(endpoint: Endpoint) -> None:
+    """Serve starts a server in each replica that unpickles what it is sent, on all addresses."""
+    prefixes = ("SERVE_CONTROLLER", "SERVE_PROXY", "SERVE_REPLICA::gateway#", "SERVE_REPLICA::raydiance#")
+    for prefix in prefixes:
+        found = listeners([pid_of(prefix)])
+        assert found and beyond_loopback(found) == {}, prefix
 
 
 def test_steps_previews_and_lineage_come_through_serve(client: Client, bundle: Bundle) -> None:

@@ -84,7 +84,8 @@ class NoiseEmbedding(nn.Module):
 
     def __init__(self, embedding_dim: int, *, num_frequencies: int = 16, max_frequency: float = 8.0) -> None:
         super().__init__()
-        ladder = torch.logspace(-1.0, math.log10(max_frequency), num_frequencies) * math.pi
+        # on the CPU whatever device is set: on "meta" this one line would import SymPy and TorchDynamo, 2 s
+        ladder = torch.logspace(-1.0, math.log10(max_frequency), num_frequencies, device="cpu") * math.pi
         self.register_buffer("frequencies", ladder, persistent=False)
         self.project = nn.Sequential(
             nn.Linear(2 * num_frequencies, embedding_dim), nn.SiLU(), nn.Linear(embedding_dim, embedding_dim)

@@ -71,7 +71,7 @@ class Wish:
         return form
 
 
-def wish(
+async def wish(  # a coroutine, and so are the others: FastAPI gives a function to a thread, 0.5 ms each
     accept: Annotated[str | None, Header()] = None,
     prefer: Annotated[str | None, Header()] = None,
     idempotency_key: Annotated[Token | None, Header()] = None,
@@ -88,11 +88,11 @@ class Desk:
         self.jobs = Jobs(backend, spec)
         self._under_way: Counter[str] = Counter()
 
-    def reader(self, authorization: Annotated[str | None, Header()] = None) -> str:
+    async def reader(self, authorization: Annotated[str | None, Header()] = None) -> str:
         """The client, who may read."""
         return self.keys.admit(authorization, "read") if self.keys else ""
 
-    def sampler(self, authorization: Annotated[str | None, Header()] = None) -> str:
+    async def sampler(self, authorization: Annotated[str | None, Header()] = None) -> str:
         """The client, who may have samples made."""
         return self.keys.admit(authorization, "sample") if self.keys else ""
 

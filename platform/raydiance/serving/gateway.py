@@ -16,6 +16,7 @@ from raydiance.config.platform import ServeSpec
 from raydiance.serving.app import build_app
 from raydiance.serving.bundles import Catalogue
 from raydiance.serving.keys import ApiKey, KeyRing
+from raydiance.serving.listening import only_on_loopback
 from raydiance.serving.messages import Answer, Description, Step
 from raydiance.serving.problems import NotReadyError, OverloadError, ServingError
 from raydiance.serving.routing import Router
@@ -39,6 +40,7 @@ class Gateway:
         catalogue: Catalogue,
         replicas: DeploymentHandle[Any] | None = None,
     ) -> None:
+        only_on_loopback()
         pool = _Replicas(replicas or ray_serve.get_deployment_handle("replica", APPLICATION))
         self._router = Router(pool, spec, catalogue)
         self._spec = spec

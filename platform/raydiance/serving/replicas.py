@@ -1,28 +1,46 @@
 """A replica on Ray Serve: bundles on their engines."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+import os
+import sys
+import threading
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from importlib import import_module
+from typing import TypeVar
 
 from raydiance.config.platform import ServeSpec
-from raydiance.serving.local import Here
+from raydiance.serving.listening import only_on_loopback
 from raydiance.serving.messages import Answer, Description, Step
 from raydiance.serving.problems import ServingError
-from raydiance.serving.sampler import Sampler
 from raydiance.serving.schema import Format, Link, ModelInfo, SampleRequest
-from raydiance.serving.shelf import Shelf
 from raydiance.storage import ArtifactRef, Store
 
-__all__ = ["Replica"]
+__all__ = ["Replica", "unhurried"]
+
+R = TypeVar("R")
+NICENESS = 5  # a third of the claim to a core that another replica's ticks have
 
 
 class Replica:
-    """As a Serve deployment. Errors that belong to the request come back as values."""
+    """As a Serve deployment. Errors that belong to the request come back as values.
+
+    One of several starts, which is seconds of imports, beside others that have requests to answer, perhaps those
+    of the replica in whose place it comes: so it leaves them the cores until it is up.
+    """
 
     def __init__(self, store: Store, ref: ArtifactRef, spec: ServeSpec, tracking: str | None = None) -> None:
+        only_on_loopback()
+        start = unhurried if (spec.max_replicas or spec.replicas) > 1 else at_once
+        start(lambda: import_module("raydiance.serving.local"))
+        from raydiance.serving.local import Here
+        from raydiance.serving.sampler import Sampler
+        from raydiance.serving.shelf import Shelf
+
         self._spec = spec
-        own = Sampler(store.get(ref), spec)
-        own.warm_up()
+        own = Sampler(store.get(ref), spec)  # not in there: the ticks' thread would stay as unhurried
+        start(own.warm_up)
         self._shelf = Shelf(own, spec, store, tracking)
         self._here = Here(self._shelf)
 
@@ -64,3 +82,19 @@ class Replica:
 
     async def __del__(self) -> None:
         await asyncio.to_thread(self._shelf.close, self._spec.drain_timeout_s)
+
+
+def at_once(work: Callable[[], R]) -> R:
+    """What the work returns."""
+    return work()
+
+
+def unhurried(work: Callable[[], R]) -> R:
+    """What the work returns, done by a thread that gives way to others at a processor (on Linux)."""
+    with ThreadPoolExecutor(1, "unhurried", initializer=_give_way) as thread:
+        return thread.submit(work).result()
+
+
+def _give_way() -> None:
+    if sys.platform == "linux":  # elsewhere a thread has no niceness of its own
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.nice(0) + NICENESS)

@@ -41,6 +41,7 @@ SURGE_PERCENT = (
     25  # rounded up: at least one new replica is up before an old one goes; Serve's own is the reverse
 )
 HEALTH_CHECK_S = 1.0  # a replica that died is missed after this time
+HEALTH_TIMEOUT_S = 10.0  # one that says nothing three times is ended, and what it had is asked of another
 CONSTRUCTIONS = 2  # a bundle that does not load twice will not load
 
 logger = logging.getLogger(__name__)
@@ -182,6 +183,7 @@ def _replicas(spec: ServeSpec, store: Store, ref: ArtifactRef, tracking: str | N
         max_surge_percent=SURGE_PERCENT,
         graceful_shutdown_timeout_s=spec.drain_timeout_s,
         health_check_period_s=HEALTH_CHECK_S,
+        health_check_timeout_s=HEALTH_TIMEOUT_S,
         logging_config=QUIET,
         ray_actor_options={"num_cpus": spec.cpus_per_replica, "num_gpus": spec.gpus_per_replica},
     )(Replica)
@@ -230,6 +232,9 @@ def _deploy(
         # Serve kills a proxy that is not up within 5 s, which a busy machine needs for the imports alone
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": f"{spec.start_timeout_s:g}",
         "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
+        # one event loop in a process: nothing of ours blocks it, and each hand-over to another thread costs
+        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+        "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     }
     try:
         ray_serve.start(
