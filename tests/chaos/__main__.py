@@ -5,6 +5,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -48,7 +49,11 @@ def _inject(asked: argparse.Namespace) -> int:
         phases = [each for each in fault.phases if _is_asked(asked, fault, each)]
         cells = [(phase, asked.seed + number) for number in range(count) for phase in phases]
         for first in range(0, len(cells), fault.together):
-            failures += _experiment(fault, cells[first : first + fault.together], asked.dry)
+            try:
+                failures += _experiment(fault, cells[first : first + fault.together], asked.dry)
+            except Exception:  # a fault of the experiment, to be looked into: the others go on
+                traceback.print_exc()
+                failures += 1
     return failures
 
 

@@ -50,10 +50,14 @@ def cluster() -> Cluster:
     return found.__enter__()
 
 
-def begin(what: Mapping[str, Any], settings: Mapping[str, Any], log: Path) -> "subprocess.Popen[bytes]":
-    """A driver in a process of its own."""
+def begin(
+    what: Mapping[str, Any], settings: Mapping[str, Any], log: Path, *, drained: bool = False
+) -> "subprocess.Popen[bytes]":
+    """A driver in a process of its own; drained: nodes will be."""
     known = {name: value for name, value in os.environ.items() if not name.startswith("RAY")}
     joined = cluster().environment() if settings.get("address") != "local" else {}
+    if not drained:  # nobody needs to listen for a warning; this spares each start a process
+        joined["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
     with log.open("ab") as output:
         return subprocess.Popen(
             [sys.executable, "-m", "tests.chaos.drive", json.dumps(what), json.dumps(settings)],
@@ -90,7 +94,8 @@ def killed_workers(phases: Sequence[str], random: Random, folder: Path) -> list[
         kills=tuple(kills),
         marker=str(folder / "killed"),
     )
-    driver = begin(asdict(plan), joined() | {"max_failures": len(kills)}, folder / "driver.log")
+    settings = {"address": "local", "num_workers": 2, "max_failures": len(kills)}
+    driver = begin(asdict(plan), settings, folder / "driver.log")
     status = wait(driver, 60.0 * (len(kills) + 2))
     moments = plan.moments
     trials = [
@@ -208,7 +213,7 @@ def drained_nodes(phases: Sequence[str], random: Random, folder: Path) -> list[T
         pause_s=0.3,
     )
     settings = joined() | {"replace_s": 60, "max_failures": 0, "max_preemptions": len(phases)}
-    driver = begin(asdict(plan), settings, folder / "driver.log")
+    driver = begin(asdict(plan), settings, folder / "driver.log", drained=True)
     trials, moments = [Trial("F19", phase, 0) for phase in phases], []
     drain = [sys.executable, "-c", DRAIN, cluster().address]
     environment = os.environ | HERE | cluster().environment()

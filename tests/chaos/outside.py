@@ -113,7 +113,7 @@ def history(log: str) -> History:
     found = History()
     for rank, path in enumerate(sorted(Path(log).parent.glob(Path(log).name + ".*"))):
         fresh, began = True, 0.0
-        for line in path.read_text().splitlines():
+        for line in path.read_text().split("\n")[:-1]:  # what is behind the last is being written
             told = json.loads(line)
             if "pid" in told:
                 fresh, began = True, told["began"]
