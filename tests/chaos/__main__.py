@@ -14,6 +14,8 @@ from tests.chaos import on_ceph, on_processes, on_ray, on_searches, on_servers, 
 from tests.chaos.trial import Fault, read, table
 from tests.conftest import ROOT
 
+from raydiance.errors import RaydianceError
+
 FAULTS: tuple[Fault, ...] = (
     *on_processes.FAULTS,
     *on_servers.FAULTS,
@@ -51,7 +53,11 @@ def _inject(asked: argparse.Namespace) -> int:
         for first in range(0, len(cells), fault.together):
             try:
                 failures += _experiment(fault, cells[first : first + fault.together], asked.dry)
-            except Exception:  # a fault of the experiment, to be looked into: the others go on
+            except (
+                AssertionError,
+                OSError,
+                RaydianceError,
+            ):  # a fault of the experiment, to be looked into: the others go on
                 traceback.print_exc()
                 failures += 1
     return failures
