@@ -87,7 +87,8 @@ def store_killed(phase: str, random: Random, folder: Path) -> Trial:
         "I9": not leftovers(contents(url)) and not _uploads(url),
         "I10": process.exitcode == 0,
     }
-    trial.note = f"{sum(line.startswith('failed') for line in said)} attempts failed by name"
+    failed = [line for line in said if line.startswith("failed")]
+    trial.note = f"{len(failed)} attempts failed by name" + ("" if trial.passed else f": {failed}")
     return trial
 
 

@@ -153,6 +153,7 @@ def train(plan: Plan, worker: Worker) -> str:
 def train_here(plan: Plan) -> None:
     """The same in a process without Ray."""
     os.environ.update(plan.environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which programs in the background ignore
     store = Store.open(plan.store)
     report: Callable[..., None] = lambda metrics, ref: None  # noqa: E731
     train(plan, Worker(0, 1, torch.device("cpu"), store, NullTracker(), QuietProgress(), report))
