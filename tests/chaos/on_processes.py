@@ -178,7 +178,8 @@ def _kill_at_any_moment(plan: Plan, random: Random) -> int | None:
 
 def damaged_checkpoint(phase: str, random: Random, folder: Path, *, unchecked: bool = False) -> Trial:
     """F14: the newest checkpoint of a training that was killed is damaged; then the same command again."""
-    plan = Plan(store=str(folder / "store"), log=str(folder / "log"))
+    num_damaged = 2 if phase == "files swapped" else 1
+    plan = Plan(store=str(folder / "store"), log=str(folder / "log"), keep=num_damaged + 1)
     # behind the third checkpoint: it is written beside the steps, and waits for the second
     run(replace(plan, kills=(("compute", random.randrange(3 * plan.checkpoint_every + 1, plan.steps), 0),)))
     root = Path(plan.store)
@@ -189,8 +190,8 @@ def damaged_checkpoint(phase: str, random: Random, folder: Path, *, unchecked: b
     status = run_unchecked(plan) if unchecked else run(plan)
     kept = committed(contents(plan.store))
     follow_up(trial, plan, status)
-    intervals = 4 if phase == "files swapped" else 3  # one more for each checkpoint that is damaged
-    trial.held["I2"] = (trial.lost_steps or 0) <= intervals * plan.checkpoint_every
+    allowed = plan.most_lost + num_damaged * plan.checkpoint_every
+    trial.held["I2"] = (trial.lost_steps or 0) <= allowed
     trial.held["I1"] = set(torn(contents(plan.store))) <= {
         f"{newest.relative_to(root)}/{entry['name']}"
         for entry in kept.get(str(newest.relative_to(root)), {"files": []})["files"]

@@ -41,6 +41,7 @@ class Plan:
     run: str = "run"
     steps: int = 40
     checkpoint_every: int = 7
+    keep: int = 2  # checkpoints
     pause_s: float = 0.002
     width: int = 16
     kills: tuple[tuple[str, int, int], ...] = ()
@@ -137,6 +138,7 @@ def train(plan: Plan, worker: Worker) -> str:
         learning_rate=1e-2,
         ema_decay=0.9,
         checkpoint_every=plan.checkpoint_every,
+        keep_checkpoints=plan.keep,
         log_every=1,
         preview_every=plan.steps,
     )
