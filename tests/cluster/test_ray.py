@@ -13,6 +13,7 @@ import ray
 from cluster_work import (
     die_once,
     diverge,
+    lose_the_other,
     meet_and_regress,
     picky,
     regress,
@@ -21,11 +22,12 @@ from cluster_work import (
     who_am_i,
 )
 from ray.util.placement_group import placement_group_table
+from tests.chaos.on_processes import start
 from tests.support.listeners import beyond_loopback, listeners
 
 from raydiance.cluster.session import session
 from raydiance.cluster.tasks import TaskMap
-from raydiance.cluster.train import Launcher
+from raydiance.cluster.train import Launcher, _cause, _WorkerLostError
 from raydiance.config import ClusterSpec
 from raydiance.errors import ClusterError, NonFiniteLossError, TrainingError
 from raydiance.storage import Store
@@ -119,6 +121,21 @@ def test_a_killed_worker_is_replaced(ray_here: str, tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match=r"worker 0 was lost.*run the command again"):
         launcher(tmp_path, num_workers=1, max_failures=0)(die_once, str(tmp_path / "other"))
     assert held_of_ray() == []
+
+
+def test_a_worker_that_is_left_alone_is_no_failure_of_the_training(tmp_path: Path) -> None:
+    """What it fails with is known before Ray knows of a lost node."""
+    said = tmp_path / "said"
+    pair = [start(lose_the_other, rank, str(tmp_path / "meeting"), str(said)) for rank in range(2)]
+    for process in pair:
+        process.join(60)
+    assert [process.exitcode for process in pair] == [0, -signal.SIGKILL]
+    lost = _cause({0: RuntimeError(said.read_text())})
+    assert isinstance(lost, _WorkerLostError), lost
+    assert not lost.preempted
+    own = ValueError("its own")
+    assert _cause({0: RuntimeError(said.read_text()), 1: TrainingError("its own")}).args == ("its own",)
+    assert _cause({0: own}) is own
 
 
 def test_workers_that_are_told_to_end_keep_their_last_step(ray_here: str, tmp_path: Path) -> None:
