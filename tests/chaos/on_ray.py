@@ -298,6 +298,8 @@ def left_behind(pids: Sequence[int] = ()) -> list[str]:
 
 def _close(seen: History, whole: History) -> bool:
     last = max(whole.exact)
+    if last not in seen.exact:
+        return False
     losses = [float.fromhex(each.exact[last][-1]["train/loss"]) for each in (seen, whole)]
     return abs(losses[0] - losses[1]) <= 1e-4 * abs(losses[1])
 
