@@ -221,7 +221,8 @@ def drained_nodes(phases: Sequence[str], random: Random, folder: Path) -> list[T
         _wait_for_step(plan, _done(plan) + random.randrange(2, 10), driver)
         leaving = cluster().others[-1]
         moments.append(time.time())
-        trial.held["drained"] = subprocess.run(drain, check=False, env=environment).returncode == 0
+        done = subprocess.run(drain, check=False, env=environment, capture_output=True)
+        trial.held["drained"] = done.returncode == 0
         cluster().wait_for_nodes(3)
         _wait_for_attempt(plan, len(moments) + 1, driver)
         cluster().kill(leaving)
