@@ -108,8 +108,8 @@ def repository() -> Path:
 def ray_here() -> Iterator[str]:
     """A Ray of this machine for the tests of a file that need no other, by its dashboard's address.
 
-    Its workers find what tests give them. One for all files would be faster, but the room of a training whose
-    worker was killed stays taken while its controller lives.
+    Its workers find what tests give them. One for all files would be faster; the rooms of trainings whose workers
+    were killed, which have kept them apart, are given back now, but one Ray has not been tried since.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "tests/cluster"), *sys.path]))

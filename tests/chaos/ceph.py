@@ -23,7 +23,7 @@ GIB = 2**30
 class Ceph:
     """The lab: `kill` and `start` take "radosgw" or "osd"."""
 
-    def __init__(self, size_bytes: int = 2 * GIB) -> None:
+    def __init__(self, size_bytes: int = 16 * GIB) -> None:  # trials write a lot, and a full disk hangs
         if missing := [name for name in PROGRAMS if shutil.which(name) is None]:
             raise RuntimeError(
                 f"{missing[0]} is not installed; on Debian: ceph-mon ceph-osd ceph-common radosgw"

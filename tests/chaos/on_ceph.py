@@ -16,7 +16,7 @@ from tests.chaos import work
 from tests.chaos.ceph import PROGRAMS, USER, Ceph
 from tests.chaos.on_processes import NUM_CHECKPOINTS, follow_up, run, start
 from tests.chaos.outside import committed, contents, leftovers, torn
-from tests.chaos.trial import Fault, Trial
+from tests.chaos.trial import Fault, Trial, singly
 from tests.chaos.work import Plan
 
 from raydiance.errors import StoreError
@@ -51,7 +51,7 @@ def killed_writer(phase: str, random: Random, folder: Path) -> Trial:
     """F1: SIGKILL of a training that writes to S3; then the same command again."""
     store, environment = place(folder)
     plan = Plan(store=store, log=str(folder / "log"), environment=environment)
-    status = run(replace(plan, kill=(phase.split()[0], random.randrange(NUM_CHECKPOINTS))))
+    status = run(replace(plan, kills=((phase.split()[0], random.randrange(NUM_CHECKPOINTS), 0),)))
     trial = Trial("F1", phase, 0)
     trial.held["killed"] = status == -signal.SIGKILL
     trial.held["I1 at once"] = not torn(contents(store))
@@ -87,7 +87,8 @@ def store_killed(phase: str, random: Random, folder: Path) -> Trial:
         "I9": not leftovers(contents(url)) and not _uploads(url),
         "I10": process.exitcode == 0,
     }
-    trial.note = f"{sum(line.startswith('failed') for line in said)} attempts failed by name"
+    failed = [line for line in said if line.startswith("failed")]
+    trial.note = f"{len(failed)} attempts failed by name" + ("" if trial.passed else f": {failed}")
     return trial
 
 
@@ -187,14 +188,14 @@ FAULTS = (
             "training on S3 killed (SIGKILL)",
             "",
             ("upload to S3", "manifest to S3"),
-            killed_writer,
+            singly(killed_writer),
         ),
         Fault(
             "F8",
             "S3 server killed (SIGKILL) during an upload",
             "The writer tries again, or fails by name; what was acknowledged is there, whole.",
             ("gateway", "disk"),
-            store_killed,
+            singly(store_killed),
             dear=True,
         ),
         Fault(
@@ -202,7 +203,7 @@ FAULTS = (
             "S3 quota used up",
             "One line with place and reason; older checkpoints stay readable; with room it goes on.",
             ("store",),
-            no_room,
+            singly(no_room),
             dear=True,
         ),
         Fault(
@@ -210,7 +211,7 @@ FAULTS = (
             "eight writers of one key",
             "One wins, by the server's create-only PUT; the others are told.",
             ("create-only PUT",),
-            two_writers,
+            singly(two_writers),
         ),
     )
     if all(shutil.which(name) for name in PROGRAMS)

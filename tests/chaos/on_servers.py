@@ -1,11 +1,13 @@
 """Faults of the servers round a training: MLflow (F6), PostgreSQL under it (F7), two promoters (F20)."""
 
+import atexit
+import functools
 import os
 import signal
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -13,7 +15,7 @@ from random import Random
 from tests.chaos import work
 from tests.chaos.on_processes import start
 from tests.chaos.outside import History, contents, history, torn
-from tests.chaos.trial import Fault, Trial
+from tests.chaos.trial import Fault, Trial, place_of_our_own, singly
 from tests.chaos.work import Plan
 from tests.conftest import free_port
 
@@ -46,23 +48,33 @@ class Server:
             os.killpg(self.entry.pid, signal.SIGKILL)
         stop(self.entry, self.folder)
 
+    def stop(self) -> None:
+        if self.entry:
+            stop(self.entry, self.folder)
 
-@contextmanager
-def servers(folder: Path, *, postgres: bool) -> Iterator[tuple[Server, Server | None, str, str]]:
-    """MLflow, the database server under it if there is one, the address and the database."""
+
+@dataclass
+class Record:
+    """MLflow for all trials of a fault, and the database server under it, if there is one."""
+
+    mlflow: Server
+    postgres: Server | None
+    database: str
+
+
+@functools.cache
+def record(*, postgres: bool) -> Record:
+    """One for all trials: it is killed and comes back in each."""
+    folder = place_of_our_own("record")
     ports, keys = {"mlflow": free_port(), "postgres": free_port()}, programs.Keys.new()
     below = Server(programs.postgres(ports, keys, folder), folder) if postgres else None
     database = programs.postgres_url(ports, keys) if postgres else f"sqlite:///{folder}/mlflow.db"
     above = Server(programs.mlflow("127.0.0.1", ports, database, folder, {}), folder)
-    running = [each for each in (below, above) if each]
-    try:
-        for each in running:
+    for each in (below, above):
+        if each:
             each.start()
-        yield above, below, above.service.url, database
-    finally:
-        for each in reversed(running):
-            if each.entry:
-                stop(each.entry, folder)
+            atexit.register(each.stop)
+    return Record(above, below, database)
 
 
 def server_away(fault: str, phase: str, random: Random, folder: Path) -> Trial:
@@ -75,23 +87,22 @@ def server_away(fault: str, phase: str, random: Random, folder: Path) -> Trial:
         pause_s=0.02,
         environment=(("MLFLOW_DISABLE_TELEMETRY", "true"),),
     )
-    trial = Trial(fault, phase, 0)
-    with servers(folder, postgres=fault == "F7") as (mlflow, postgres, url, database):
-        process = start(work.train_on_record, plan, url)
-        _wait_for_step(plan, random.randrange(20, 150))
-        victim = postgres or mlflow
-        victim.kill()
-        if postgres:
-            trial.held["not ready"] = not mlflow.service.ready()
-        time.sleep(AWAY_S[fault])
-        victim.start()
-        back = time.monotonic()
-        process.join(BOUND_S)
-        trial.recovery_s = time.monotonic() - back
-        if process.exitcode is None:
-            process.kill()
-        seen = history(plan.log)
-        kept, status = _recorded(database, seen.run_id or "")
+    trial, kept_by = Trial(fault, phase, 0), record(postgres=fault == "F7")
+    process = start(work.train_on_record, plan, kept_by.mlflow.service.url)
+    _wait_for_step(plan, random.randrange(20, 150))
+    victim = kept_by.postgres or kept_by.mlflow
+    victim.kill()
+    if kept_by.postgres:
+        trial.held["not ready"] = not kept_by.mlflow.service.ready()
+    time.sleep(AWAY_S[fault])
+    victim.start()
+    back = time.monotonic()
+    process.join(BOUND_S)
+    trial.recovery_s = time.monotonic() - back
+    if process.exitcode is None:
+        process.kill()
+    seen = history(plan.log)
+    kept, status = _recorded(kept_by.database, seen.run_id or "")
     slowest = max(seen.calls_s)
     trial.held |= {
         "I1": not torn(contents(plan.store)),
@@ -136,6 +147,12 @@ def postgres_killed(phase: str, random: Random, folder: Path) -> Trial:
     return server_away("F7", phase, random, folder)
 
 
+@functools.cache
+def registry() -> Path:
+    """A database of models for all trials, each of which has a model of its own."""
+    return place_of_our_own("registry") / "mlflow.db"
+
+
 def two_promoters(phase: str, random: Random, folder: Path) -> Trial:
     """F20: two processes promote two versions of a model at the same time."""
     from tests.support.bundles import tiny_model
@@ -143,17 +160,17 @@ def two_promoters(phase: str, random: Random, folder: Path) -> Trial:
     from raydiance.generation import write_bundle
     from raydiance.storage import Store
 
-    store = Store.open(folder / "store")
-    url = f"sqlite:///{folder}/mlflow.db"
-    started = start(
-        _register, url, [str(write_bundle(store, "tiny", tiny_model(seed=k)).uri) for k in range(3)]
-    )
+    store, database = Store.open(folder / "store"), registry()
+    url, name = f"sqlite:///{database}", folder.name  # of the model
+    bundles = [str(write_bundle(store, "tiny", tiny_model(seed=k)).uri) for k in range(3)]
+    started = start(_register, url, name, bundles)
     started.join(120)
-    processes = [start(_promote, url, version) for version in ("2", "3")]
+    processes = [start(_promote, url, name, version) for version in ("2", "3")]
     for process in processes:
         process.join(120)
-    connection = sqlite3.connect(folder / "mlflow.db")
-    rows = connection.execute("select alias, version from registered_model_aliases").fetchall()
+    connection = sqlite3.connect(database)
+    aliases_of = "select alias, version from registered_model_aliases where name = ?"
+    rows = connection.execute(aliases_of, (name,)).fetchall()
     connection.close()
     aliases: Mapping[str, str] = {alias: str(version) for alias, version in rows}
     trial = Trial("F20", phase, 0, note=str(rows))
@@ -165,25 +182,25 @@ def two_promoters(phase: str, random: Random, folder: Path) -> Trial:
     return trial
 
 
-def _register(url: str, bundles: list[str]) -> None:
+def _register(url: str, name: str, bundles: list[str]) -> None:
     from raydiance.cluster.promotion import promote
     from raydiance.generation import Gate
     from raydiance.storage import Store
     from raydiance.tracking.mlflow_registry import open_registry
 
-    registry = open_registry(url)
+    models = open_registry(url)
     for uri in bundles:
         store = Store.open(uri.rpartition("/bundle/")[0])
-        registry.register_bundle("tiny", store.get(uri))
-    promote(registry, "tiny", "1", Gate(min_psnr_held_out=20.0))
+        models.register_bundle(name, store.get(uri))
+    promote(models, name, "1", Gate(min_psnr_held_out=20.0))
 
 
-def _promote(url: str, version: str) -> None:
+def _promote(url: str, name: str, version: str) -> None:
     from raydiance.cluster.promotion import promote
     from raydiance.generation import Gate
     from raydiance.tracking.mlflow_registry import open_registry
 
-    promote(open_registry(url), "tiny", version, Gate(min_psnr_held_out=20.0))
+    promote(open_registry(url), name, version, Gate(min_psnr_held_out=20.0))
 
 
 def _wait_for_step(plan: Plan, step: int) -> None:
@@ -198,7 +215,7 @@ FAULTS = (
         "MLflow killed (SIGKILL), back after 3 s",
         "The training does not wait; every metric is on record at the end.",
         ("server",),
-        mlflow_killed,
+        singly(mlflow_killed),
         dear=True,
     ),
     Fault(
@@ -206,7 +223,7 @@ FAULTS = (
         "PostgreSQL killed (SIGKILL), back after 8 s",
         "As above; and MLflow counts as ready only while its database answers.",
         ("under MLflow",),
-        postgres_killed,
+        singly(postgres_killed),
         dear=True,
     ),
     Fault(
@@ -214,7 +231,7 @@ FAULTS = (
         "two versions promoted at once",
         "One of them is champion, and the version before it is previous.",
         ("two promoters",),
-        two_promoters,
+        singly(two_promoters),
         dear=True,
     ),
 )

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -66,10 +67,12 @@ class History:
 
     items: dict[int, dict[int, int]] = field(default_factory=dict)  # by step and place in the whole batch
     exact: dict[int, list[Mapping[str, str]]] = field(default_factory=dict)  # once for each attempt
+    started: list[float] = field(default_factory=list)  # when, for each attempt that came to a step
     begun: list[int] = field(default_factory=list)  # the first step of each attempt
     ended: list[int] = field(default_factory=list)  # the last step of each attempt
     times: list[tuple[float, float]] = field(default_factory=list)  # of their first and last steps
     calls_s: list[float] = field(default_factory=list)
+    pids: list[int] = field(default_factory=list)  # of all workers of all attempts
     run_id: str | None = None
     final: str | None = None
 
@@ -84,6 +87,14 @@ class History:
         """From the last step of one attempt to the first of the next, at most."""
         pairs = zip(self.times, self.times[1:])
         return max((after[0] - before[1] for before, after in pairs), default=0.0)
+
+    def after(self, moment: float) -> tuple[int, float]:
+        """I2, I8: how many steps were done again after what happened then, and how long it took until the next."""
+        before = sum(began <= moment for began in self.started)
+        if before == len(self.started):  # it never went on
+            return self.ended[-1] + 1, math.inf
+        done = self.ended[before - 1] + 1 if before else 0
+        return max(0, done - self.begun[before]), self.times[before][0] - moment
 
     def repeated_exactly(self) -> bool:
         """I3: a step that was done twice gave the same to the last bit."""
@@ -101,14 +112,18 @@ def history(log: str) -> History:
     """Read what the workers of all attempts told."""
     found = History()
     for rank, path in enumerate(sorted(Path(log).parent.glob(Path(log).name + ".*"))):
-        fresh = True
-        for line in path.read_text().splitlines():
+        fresh, began = True, 0.0
+        for line in path.read_text().split("\n")[:-1]:  # what is behind the last is being written
             told = json.loads(line)
-            fresh = fresh or "pid" in told
+            if "pid" in told:
+                fresh, began = True, told["began"]
+                found.pids.append(told["pid"])
             if "items" in told:
                 step, places = told["step"], enumerate(told["items"], told["first"])
                 found.items.setdefault(step, {}).update(places)
                 if rank == 0:
+                    if fresh:
+                        found.started.append(began)
                     _attempt(found, step, told["time"], fresh)
                     fresh = False
             if "logged" in told:

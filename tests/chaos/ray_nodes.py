@@ -1,10 +1,12 @@
 """A Ray of several nodes on this machine, each of which can be taken away by itself."""
 
+import json
 import os
 import secrets
 import shutil
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -63,6 +65,29 @@ class Cluster:
         """Start a node; it has joined when its agent answers."""
         agent = free_port()
         self._begin(name, [f"--address={self.address}", f"--dashboard-agent-listen-port={agent}"], agent)
+
+    def wait_for_nodes(self, count: int) -> None:
+        """Add nodes until there are so many."""
+        while len(self._nodes) < count:
+            self.add(f"spare-{secrets.token_hex(3)}")
+
+    @property
+    def others(self) -> list[str]:
+        """The nodes but the head, the newest last."""
+        return [name for name in self._nodes if name != "head"]
+
+    def held(self) -> list[str]:
+        """What trainings and searches hold of it: actors and rooms that are still there."""
+        found = []
+        for kind, name, gone in (("actors", "class_name", "DEAD"), ("placement_groups", "name", "REMOVED")):
+            request = urllib.request.Request(
+                f"http://127.0.0.1:{self.dashboard}/api/v0/{kind}?limit=10000",
+                headers={"Authorization": f"Bearer {self.token}"},
+            )
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                rows = json.load(answer)["data"]["result"]["result"]
+            found += [f"{kind} {row[name]} {row['state']}" for row in rows if row["state"] != gone]
+        return found
 
     def kill(self, name: str, *, only_raylet: bool = False) -> None:
         """SIGKILL: the node's raylet alone, as when it crashes, or all of its processes, as when power fails."""

@@ -21,7 +21,7 @@ CHEAP = [
 @pytest.mark.parametrize(("fault", "phase"), CHEAP)
 def test_what_must_hold_holds(fault: Fault, phase: str, tmp_path: Path) -> None:
     tmp_path.chmod(0o711)
-    trial = fault.trial(phase, Random(0), tmp_path)
+    (trial,) = fault.inject((phase,), Random(0), tmp_path)
     assert trial.passed, trial
 
 
@@ -33,7 +33,7 @@ def test_the_checks_see_a_flipped_bit_where_nobody_looks(tmp_path: Path) -> None
 
 def one_trial(faults: Iterable[Fault], name: str, phase: str, folder: Path) -> None:
     (fault,) = (each for each in faults if each.name == name and phase in each.phases)
-    trial = fault.trial(phase, Random(0), folder)
+    (trial,) = fault.inject((phase,), Random(0), folder)
     assert trial.passed, trial
 
 
@@ -73,7 +73,7 @@ def test_on_ceph_what_was_acknowledged_is_there(name: str, phase: str, tmp_path:
 
 
 def test_a_table_counts_what_failed() -> None:
-    fault = Fault("F1", "killed", "", ("a", "b"), lambda phase, random, folder: Trial("F1", phase, 0))
+    fault = Fault("F1", "killed", "", ("a", "b"), lambda phases, random, folder: [])
     good, bad = (
         Trial("F1", "a", 0, {"I1": True}, 3, 2.0),
         Trial("F1", "a", 1, {"I1": True, "I10": False}, 7, 4.0),

@@ -5,7 +5,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from tests.chaos.on_ray import killed_driver, killed_worker
+from tests.chaos.on_ray import killed_driver, killed_workers
 from tests.chaos.on_stack import killed_head
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -29,7 +29,7 @@ def test_a_driver_that_is_killed_is_gone_on_from(
 
 def test_a_worker_of_two_that_is_killed_is_replaced(tmp_path: Path) -> None:
     """F1 in Ray: half a minute, in which Ray Train's group is started twice."""
-    trial = killed_worker("manifest", Random(0), tmp_path)
+    (trial,) = killed_workers(["manifest"], Random(0), tmp_path)
     assert trial.passed, trial
 
 

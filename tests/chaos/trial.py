@@ -1,13 +1,16 @@
 """One trial of a fault, what held in it, and the table of many."""
 
+import atexit
 import json
+import shutil
 import statistics
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
 
-__all__ = ["Fault", "Trial", "read", "table"]
+__all__ = ["Fault", "Trial", "place_of_our_own", "read", "singly", "table"]
 
 
 @dataclass
@@ -32,14 +35,33 @@ class Trial:
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault that can be injected: in which phases, what should come of it, and the experiment itself."""
+    """A fault that can be injected: in which phases, what should come of it, and the experiment itself.
+
+    An experiment injects it `together` times, in the phases it is given, with a trial for each.
+    """
 
     name: str
     title: str
     outcome: str
     phases: Sequence[str]
-    trial: Callable[[str, Random, Path], Trial]
+    inject: Callable[[Sequence[str], Random, Path], list[Trial]]
+    together: int = 1
     dear: bool = False  # a trial takes more than ten seconds
+
+
+def singly(
+    trial: Callable[[str, Random, Path], Trial],
+) -> Callable[[Sequence[str], Random, Path], list[Trial]]:
+    """An experiment for each trial."""
+    return lambda phases, random, folder: [trial(phase, random, folder) for phase in phases]
+
+
+def place_of_our_own(name: str) -> Path:
+    """A folder that others may look into (PostgreSQL has a user of its own), until this process ends."""
+    folder = Path(tempfile.mkdtemp(prefix=f"raydiance-{name}-"))
+    folder.chmod(0o711)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def read(path: Path) -> list[Trial]:

@@ -30,9 +30,10 @@ SEED = 3
 
 @dataclass(frozen=True)
 class Plan:
-    """One attempt at a training. `kill` is a phase, and the step or the number of the checkpoint it comes at.
+    """A training. A kill is a phase, how many steps or checkpoints of the attempt it comes after, and a rank.
 
-    Where `marker` is given only the first process that comes there dies.
+    Where `marker` is given each attempt is killed by the next one of them, and the time of the k-th stands in
+    MARKER.k; else each is killed by the first.
     """
 
     store: str
@@ -40,16 +41,21 @@ class Plan:
     run: str = "run"
     steps: int = 40
     checkpoint_every: int = 7
+    keep: int = 2  # checkpoints
     pause_s: float = 0.002
     width: int = 16
-    kill: tuple[str, int] | None = None
-    kill_rank: int = 0
+    kills: tuple[tuple[str, int, int], ...] = ()
     marker: str | None = None
     environment: tuple[tuple[str, str], ...] = ()  # of the process, where it is not the parent's
 
-    def __post_init__(self) -> None:
-        if self.kill is not None:  # JSON makes a list of it, which equals no tuple
-            object.__setattr__(self, "kill", tuple(self.kill))
+    def __post_init__(self) -> None:  # JSON makes lists of them, which equal no tuples
+        object.__setattr__(self, "kills", tuple(tuple(each) for each in self.kills))
+
+    @property
+    def moments(self) -> list[float]:
+        """When it was killed so far."""
+        places = [Path(f"{self.marker}.{k}") for k in range(len(self.kills))]
+        return [float(place.read_text()) for place in places if place.exists()]
 
     @property
     def most_lost(self) -> int:
@@ -67,9 +73,11 @@ class Watched(Toy):
             layers = torch.nn.Linear(1, width), torch.nn.Tanh(), torch.nn.Linear(width, 1)
             self.model = torch.nn.Sequential(*layers)
         self.plan, self.told, self.trap = plan, told, trap
+        self.done = 0
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
-        self.trap("compute", batch.step)
+        self.trap("compute", self.done)
+        self.done += 1
         self.told(step=batch.step, first=batch.indices.start, items=batch.items(NUM_ITEMS), time=time.time())
         time.sleep(self.plan.pause_s)
         return super().forward(batch)
@@ -106,20 +114,16 @@ class Trap:
     """Kills this process at the chosen phase and count."""
 
     def __init__(self, plan: Plan, rank: int) -> None:
-        self.plan, self.armed = plan, plan.kill is not None and rank == plan.kill_rank
+        self.plan, self.number = plan, len(plan.moments)
+        here = plan.kills[self.number : self.number + 1]
+        self.kill = here[0][:2] if here and here[0][2] == rank else None
 
     def __call__(self, phase: str, count: int) -> None:
-        if self.armed and (phase, count) == self.plan.kill and self._is_first():
+        if self.kill == (phase, count):
+            if self.plan.marker is not None:
+                Path(f"{self.plan.marker}.{self.number}").write_text(str(time.time()))
             os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(60)
-
-    def _is_first(self) -> bool:
-        if self.plan.marker is None:
-            return True
-        if Path(self.plan.marker).exists():
-            return False
-        Path(self.plan.marker).write_text(str(time.time()))
-        return True
 
 
 def train(plan: Plan, worker: Worker) -> str:
@@ -134,6 +138,7 @@ def train(plan: Plan, worker: Worker) -> str:
         learning_rate=1e-2,
         ema_decay=0.9,
         checkpoint_every=plan.checkpoint_every,
+        keep_checkpoints=plan.keep,
         log_every=1,
         preview_every=plan.steps,
     )
@@ -150,6 +155,7 @@ def train(plan: Plan, worker: Worker) -> str:
 def train_here(plan: Plan) -> None:
     """The same in a process without Ray."""
     os.environ.update(plan.environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which programs in the background ignore
     store = Store.open(plan.store)
     report: Callable[..., None] = lambda metrics, ref: None  # noqa: E731
     train(plan, Worker(0, 1, torch.device("cpu"), store, NullTracker(), QuietProgress(), report))
@@ -192,7 +198,7 @@ def _reporting(worker: Worker, trap: Trap) -> Callable[..., None]:
 
 def set_traps(trap: Trap) -> None:
     """Let this process die inside the writing of its n-th checkpoint, in each of the phases of one."""
-    if not trap.armed:
+    if trap.kill is None:
         return
     saves = {"n": -1}
     save_file, commit = checkpoint.save_file, LocalBackend.commit
@@ -200,13 +206,13 @@ def set_traps(trap: Trap) -> None:
     def save_half(tensors: Any, path: Path) -> None:
         saves["n"] += 1
         save_file(tensors, path)
-        if trap.plan.kill == ("snapshot", saves["n"]):
+        if trap.kill == ("snapshot", saves["n"]):
             os.truncate(path, path.stat().st_size // 2)
         trap("snapshot", saves["n"])
 
     def commit_or_die(self: LocalBackend, key: str, staging: Path, files: Any, manifest: bytes) -> None:
         trap("upload", saves["n"])
-        if trap.plan.kill == ("manifest", saves["n"]):
+        if trap.kill == ("manifest", saves["n"]):
             (staging / "manifest.json").write_bytes(manifest)
         trap("manifest", saves["n"])
         commit(self, key, staging, files, manifest)

@@ -66,6 +66,19 @@ def die_once(marker: str, worker: Worker) -> str:
     return "done"
 
 
+def lose_the_other(rank: int, meeting: str, said: str) -> None:
+    """One of two that meet at a file: rank 1 goes without a word, rank 0 writes down what it fails with."""
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    dist.barrier()
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    try:
+        dist.all_reduce(torch.ones(1))
+    except RuntimeError as error:
+        Path(said).write_text(str(error))
+
+
 class Regression(Objective):
     """A small network learns the sign pattern of its noise: fresh data at every step, as in diffusion."""
 

@@ -9,9 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import ray
 from cluster_work import (
     die_once,
     diverge,
+    lose_the_other,
     meet_and_regress,
     picky,
     regress,
@@ -19,11 +21,13 @@ from cluster_work import (
     square,
     who_am_i,
 )
+from ray.util.placement_group import placement_group_table
+from tests.chaos.on_processes import start
 from tests.support.listeners import beyond_loopback, listeners
 
 from raydiance.cluster.session import session
 from raydiance.cluster.tasks import TaskMap
-from raydiance.cluster.train import Launcher
+from raydiance.cluster.train import Launcher, _cause, _WorkerLostError
 from raydiance.config import ClusterSpec
 from raydiance.errors import ClusterError, NonFiniteLossError, TrainingError
 from raydiance.storage import Store
@@ -50,6 +54,18 @@ def launcher(folder: Path, **settings: object) -> Launcher:
     store = Store.open(folder / "store")
     spec = ClusterSpec(address="local", **settings)
     return Launcher(spec, "test-run", store, NullTracker(), QuietProgress(), NullTracker)
+
+
+def held_of_ray() -> list[str]:
+    """Actors and rooms (placement groups) that are still there after at most ten seconds."""
+    deadline = time.monotonic() + 10
+    while True:
+        rooms = [room["state"] for room in placement_group_table().values() if room["state"] != "REMOVED"]
+        actors = [actor["State"] for actor in ray._private.state.actors().values()]
+        held = [f"room {state}" for state in rooms] + [f"actor {each}" for each in actors if each != "DEAD"]
+        if not held or time.monotonic() > deadline:
+            return held
+        time.sleep(0.1)
 
 
 def test_nothing_of_a_ray_of_our_own_listens_beyond_loopback(ray_here: str) -> None:
@@ -100,9 +116,26 @@ def test_a_workers_error_arrives_as_itself(ray_here: str, tmp_path: Path) -> Non
 
 
 def test_a_killed_worker_is_replaced(ray_here: str, tmp_path: Path) -> None:
+    """It dies at the very start of its training, which Ray Train forgets the room of."""
     assert launcher(tmp_path, num_workers=1, max_failures=1)(die_once, str(tmp_path / "marker")) == "done"
     with pytest.raises(ClusterError, match=r"worker 0 was lost.*run the command again"):
         launcher(tmp_path, num_workers=1, max_failures=0)(die_once, str(tmp_path / "other"))
+    assert held_of_ray() == []
+
+
+def test_a_worker_that_is_left_alone_is_no_failure_of_the_training(tmp_path: Path) -> None:
+    """What it fails with is known before Ray knows of a lost node."""
+    said = tmp_path / "said"
+    pair = [start(lose_the_other, rank, str(tmp_path / "meeting"), str(said)) for rank in range(2)]
+    for process in pair:
+        process.join(60)
+    assert [process.exitcode for process in pair] == [0, -signal.SIGKILL]
+    lost = _cause({0: RuntimeError(said.read_text())})
+    assert isinstance(lost, _WorkerLostError), lost
+    assert not lost.preempted
+    own = ValueError("its own")
+    assert _cause({0: RuntimeError(said.read_text()), 1: TrainingError("its own")}).args == ("its own",)
+    assert _cause({0: own}) is own
 
 
 def test_workers_that_are_told_to_end_keep_their_last_step(ray_here: str, tmp_path: Path) -> None:

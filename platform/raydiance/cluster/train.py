@@ -285,7 +285,22 @@ def _cause(failures: Mapping[int, Exception]) -> Exception:
             reason = str(error).strip().splitlines()[0].rstrip(".")
             preempted = any(_is_preempted_actor(each) for each in errors)
             return _WorkerLostError(f"worker {rank} was lost: {reason}", preempted)
+    for rank, error in sorted(failures.items()):
+        if _is_cut_off(error):
+            reason = str(error).strip().splitlines()[0]
+            return _WorkerLostError(f"worker {rank} was cut off from another one: {reason}", False)
     return errors[0]
+
+
+def _is_cut_off(error: Exception) -> bool:
+    """Whether this is what a worker fails with when another one is gone.
+
+    Those who are left see that at once; that a whole node is lost Ray may find out a quarter of a minute later.
+    Gloo's errors have no class of their own.
+    """
+    import torch.distributed as dist
+
+    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
 
 
 def _ray_folder(store: Store) -> tuple[str, Any]:
