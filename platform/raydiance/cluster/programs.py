@@ -78,7 +78,7 @@ def ray_head(
     url = f"http://{host}:{ports['dashboard']}"
 
     def ready() -> bool:
-        return _answers(f"{url}/api/version", token=token.read_text(encoding="utf-8"))
+        return _has_node(url, token.read_text(encoding="utf-8"))
 
     return Service(
         "ray",
@@ -268,12 +268,24 @@ def _read_or_make(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def _answers(url: str, login: tuple[str, ...] = (), *, token: str | None = None) -> bool:
-    """Whether it answers 200, to a name and a password or to a token where it asks for them."""
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
+def _has_node(url: str, token: str) -> bool:
+    """Whether Ray at this dashboard knows of a node that lives: the dashboard answers seconds before the head's does,
+    and `ray start` gives up if that takes too long.
+    """
+    try:
+        headers = {"Authorization": f"Bearer {token}"}
+        reply = httpx.get(f"{url}/nodes?view=summary", headers=headers, timeout=2)
+        nodes = reply.json()["data"]["summary"] if reply.status_code == 200 else []
+    except (httpx.HTTPError, ValueError):
+        return False
+    return any(node["raylet"].get("state") == "ALIVE" for node in nodes)
+
+
+def _answers(url: str, login: tuple[str, ...] = ()) -> bool:
+    """Whether it answers 200, to a name and a password where it asks for them."""
     auth = httpx.BasicAuth(*login) if login else None
     try:
-        return httpx.get(url, headers=headers, auth=auth, timeout=2).status_code == 200
+        return httpx.get(url, auth=auth, timeout=2).status_code == 200
     except httpx.HTTPError:
         return False
 

@@ -144,6 +144,10 @@ class StagedSearch(Searcher):
         self._failure: str | None = None
         self._finished = False
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune keeps a copy of who proposes, which nobody goes on with; an iterator cannot be copied."""
+        return self.__dict__ | {"_stages": None}
+
     @property
     def failure(self) -> str | None:
         """What went wrong, if something did: a trial, or Tune ended before the search had."""
