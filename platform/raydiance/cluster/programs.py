@@ -269,8 +269,9 @@ def _read_or_make(path: Path) -> str:
 
 
 def _has_node(url: str, token: str) -> bool:
-    """Whether Ray at this dashboard knows of a node that lives: the dashboard answers seconds before the head's does,
-    and `ray start` gives up if that takes too long.
+    """Whether Ray at this dashboard knows of a node that lives.
+
+    The dashboard answers seconds before that, and `ray start` gives up if it takes too long.
     """
     try:
         headers = {"Authorization": f"Bearer {token}"}
