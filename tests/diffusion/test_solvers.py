@@ -294,3 +294,12 @@ def test_candidates_spend_exactly_what_they_may(schedule: Schedule, nfe: int) ->
 def test_what_is_undefined_is_refused_by_name(make: Callable[[Grid], object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make(grids.explicit([2.0, 1.0]))
+
+
+@pytest.mark.parametrize("steps", [100, 250, 1000])
+def test_deis_does_not_multiply_rounding_where_its_last_step_is_the_longest(steps) -> None:
+    plan = plans.deis(LINEAR, grids.quadratic(LINEAR, steps), order=3)
+    weights = plan.rows[-1].commit.history
+    assert sum(map(abs, weights)) <= 1e3 * plan.rows[-1].sigma
+    assert sum(weights) == pytest.approx(-plan.rows[-1].sigma, rel=1e-6)
+    assert (len([w for w in weights if w]) == 4) == (steps == 100)
