@@ -56,15 +56,12 @@ def overload(case: Case) -> dict[str, Any]:
             held: dict[str, bool] = {}
             capacities = [await full(load, parts, phase_s)]
             for share in BEYOND:
-                before, whole, rates, cores = (
-                    memory(parts),
-                    Seen(0.0),
-                    list[float](),
-                    list[dict[str, float]](),
-                )
+                before, whole, rates, pressed = memory(parts), Seen(0.0), list[float](), list[Pressed]()
+                cores = list[dict[str, float]]()
                 for _ in range(TIMES):
                     seen, spared = await spent(parts, load.poisson(share * capacities[-1].rate, phase_s))
                     whole.add(seen)
+                    pressed.append(full_from(seen, phase_s))
                     rates.append(seen.rate)
                     cores.append(spared)
                     capacities.append(await full(load, parts, phase_s))
@@ -76,10 +73,9 @@ def overload(case: Case) -> dict[str, Any]:
                 if not load.has_time:  # the last ones were cut off
                     break
                 slow = [m.due for m in calm.moments if m.status != "200" or m.latency > 4 * service_s]
-                refused, quick = (
-                    len(whole.refusals) / len(whole.moments),
-                    sum(s < 0.05 for s in whole.refusals),
-                )
+                quick = sum(s < 0.05 for s in whole.refusals)
+                offered = sum(each.offered for each in pressed)
+                refused = sum(each.refused for each in pressed) / offered
                 facts = whole.facts() | {
                     "capacities_per_s": [round(each, 2) for each in around],
                     "goodput_per_s": [round(each, 2) for each in rates],
@@ -88,7 +84,9 @@ def overload(case: Case) -> dict[str, Any]:
                     "cpu_ms_per_answer": mean_ms(cores, rates),
                     "cpu_ms_per_answer_at_C": mean_ms([e.cores for e in capacities[-TIMES - 1 :]], around),
                     "refused_share": round(refused, 3),
-                    "refused_share_expected": round(1 - capacity * whole.seconds / len(whole.moments), 3),
+                    "refused_share_expected": round(
+                        1 - capacity * sum(each.seconds for each in pressed) / offered, 3
+                    ),
                     "refused_within_50_ms": round(quick / max(1, len(whole.refusals)), 3),
                     "largest_growth_of_memory": round(max(growth), 4),
                     "back_to_normal_after_s": round(max(slow, default=0.0), 2),
@@ -117,6 +115,21 @@ class Full(NamedTuple):
 
     rate: float
     cores: dict[str, float]
+
+
+class Pressed(NamedTuple):
+    """Requests of a time in which all places were taken."""
+
+    offered: int
+    refused: int
+    seconds: float
+
+
+def full_from(seen: Seen, seconds: float) -> Pressed:
+    """From the first refusal on; before it, what came found the places that were free when the load began."""
+    first = min((m.due for m in seen.moments if m.status != "200"), default=seconds)
+    later = [m.status != "200" for m in seen.moments if m.due >= first]
+    return Pressed(len(later), sum(later), seconds - first)
 
 
 async def full(load: Load, parts: Mapping[str, list[int]], seconds: float) -> Full:
