@@ -32,6 +32,7 @@ BINARIES = {
     "chromium": ("chromium", "chromium-browser", "google-chrome"),
     "ip": ("ip",),
     "radosgw": ("radosgw",),
+    "redis": ("redis-server",),
     "postgres": ("/usr/lib/postgresql/15/bin/postgres", "/usr/lib/postgresql/16/bin/postgres", "postgres"),
 }
 

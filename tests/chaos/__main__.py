@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
-from tests.chaos import on_ceph, on_processes, on_ray, on_searches, on_servers, on_stack
+from tests.chaos import on_ceph, on_endpoints, on_processes, on_ray, on_searches, on_servers, on_stack
 from tests.chaos.trial import Fault, read, table
 from tests.conftest import ROOT
 
@@ -23,6 +23,7 @@ FAULTS: tuple[Fault, ...] = (
     *on_ray.FAULTS,
     *on_searches.FAULTS,
     *on_stack.FAULTS,
+    *on_endpoints.FAULTS,
 )
 RECORD, PAGE = ROOT / "docs" / "reliability.jsonl", ROOT / "docs" / "reliability.md"
 BEGIN, END = "<!-- table -->\n", "<!-- end -->\n"

@@ -5,6 +5,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from tests.chaos import on_endpoints
 from tests.chaos.on_ray import killed_driver, killed_workers
 from tests.chaos.on_stack import killed_head
 
@@ -36,4 +37,12 @@ def test_a_worker_of_two_that_is_killed_is_replaced(tmp_path: Path) -> None:
 def test_after_the_loss_of_the_head_the_same_submission_goes_on(tmp_path: Path) -> None:
     """F4: the local stack is started, killed, and started again."""
     trial = killed_head("head", Random(0), tmp_path)
+    assert trial.passed, trial
+
+
+@pytest.mark.needs("ip")
+@pytest.mark.needs("redis")
+def test_an_endpoint_does_without_the_head_whose_state_is_in_redis(tmp_path: Path) -> None:
+    """F4: a Ray of two nodes, deployed to as KubeRay does it; its head is killed and comes back."""
+    trial = on_endpoints.killed_head("with Redis", Random(0), tmp_path)
     assert trial.passed, trial

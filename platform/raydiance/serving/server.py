@@ -36,6 +36,7 @@ __all__ = ["Endpoint", "bind", "running", "serve"]
 GATEWAY = "gateway"  # apart from the replicas, so that it goes on while they change
 PROXY_GRACE_S = 5.0  # the gateway answers a timeout before Serve's proxy would cut the connection
 GATEWAY_REQUESTS = 1000
+GATEWAY_CPUS = 0.1
 QUIET = {"log_level": "WARNING", "enable_access_log": False}
 SURGE_PERCENT = (
     25  # rounded up: at least one new replica is up before an old one goes; Serve's own is the reverse
@@ -167,8 +168,13 @@ def _following(
 def bind(
     spec: ServeSpec, store: Store, ref: ArtifactRef, keys: Sequence[ApiKey], catalogue: Catalogue
 ) -> Application:
-    """The gateway in front of its replicas as one application, for files that tell Ray Serve of it."""
-    return _gateway(spec, keys, catalogue, _replicas(spec, store, ref, os.environ.get("RAYDIANCE_TRACKING")))
+    """The gateway in front of its replicas as one application, for files that tell Ray Serve of it.
+
+    The gateway asks for a little of a core, so that it is not put on a head without any: an endpoint shall go on
+    without its head.
+    """
+    replicas = _replicas(spec, store, ref, os.environ.get("RAYDIANCE_TRACKING"))
+    return _gateway(spec, keys, catalogue, replicas, num_cpus=GATEWAY_CPUS)
 
 
 def _replicas(spec: ServeSpec, store: Store, ref: ArtifactRef, tracking: str | None) -> Application:
@@ -204,7 +210,11 @@ def growing(spec: ServeSpec) -> dict[str, Any]:
 
 
 def _gateway(
-    spec: ServeSpec, keys: Sequence[ApiKey], catalogue: Catalogue, replicas: Application | None = None
+    spec: ServeSpec,
+    keys: Sequence[ApiKey],
+    catalogue: Catalogue,
+    replicas: Application | None = None,
+    num_cpus: float = 0.0,
 ) -> Application:
     """The gateway; without replicas of its own it asks those of APPLICATION."""
     gateway = ray_serve.deployment(
@@ -213,7 +223,7 @@ def _gateway(
         max_queued_requests=GATEWAY_REQUESTS,
         graceful_shutdown_timeout_s=spec.drain_timeout_s,
         logging_config=QUIET,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": num_cpus},
     )(ray_serve.ingress()(Gateway))
     return gateway.bind(spec, keys, catalogue, replicas)
 
