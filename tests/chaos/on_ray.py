@@ -86,13 +86,8 @@ def killed_workers(phases: Sequence[str], random: Random, folder: Path) -> list[
         for phase in order
     ]
     steps = 4 * EVERY * (len(kills) + 1)  # an attempt may keep three checkpoints and lose a fourth
-    plan = Plan(
-        store=str(folder / "store"),
-        log=str(folder / "log"),
-        steps=steps,
-        checkpoint_every=EVERY,
-        kills=tuple(kills),
-        marker=str(folder / "killed"),
+    plan = _plan(
+        folder, steps=steps, checkpoint_every=EVERY, kills=tuple(kills), marker=str(folder / "killed")
     )
     settings = {"address": "local", "num_workers": 2, "max_failures": len(kills)}
     driver = begin(asdict(plan), settings, folder / "driver.log")
@@ -112,7 +107,7 @@ def killed_driver(
 
     Whether all of its processes have ended by themselves is waited for, or left for `in_the_end`.
     """
-    plan = Plan(store=str(folder / "store"), log=str(folder / "log"), pause_s=0.1)
+    plan = _plan(folder, pause_s=0.1)
     settings = {"address": "local", "num_workers": 2}
     driver = begin(asdict(plan), settings, folder / "driver.log")
     _wait_for_step(plan, random.randrange(8, 32), driver)
@@ -134,12 +129,7 @@ def killed_driver(
 
 def killed_drivers(phases: Sequence[str], random: Random, folder: Path) -> list[Trial]:
     """F2: SIGKILL of the driver of one training after another driver of it, on a Ray that goes on."""
-    plan = Plan(
-        store=str(folder / "store"),
-        log=str(folder / "log"),
-        steps=40 * (len(phases) + 1),
-        pause_s=0.05,
-    )
+    plan = _plan(folder, steps=40 * (len(phases) + 1), pause_s=0.05)
     settings, trials, moments = joined(), [Trial("F2", phase, 0) for phase in phases], []
     for trial in trials:
         driver = begin(asdict(plan), settings, folder / "driver.log")
@@ -155,12 +145,7 @@ def killed_drivers(phases: Sequence[str], random: Random, folder: Path) -> list[
 
 def lost_nodes(phases: Sequence[str], random: Random, folder: Path) -> list[Trial]:
     """F3: SIGKILL of the node that one of two workers trains on; another node joins; then that one is lost."""
-    plan = Plan(
-        store=str(folder / "store"),
-        log=str(folder / "log"),
-        steps=40 * (len(phases) + 1),
-        pause_s=0.05,
-    )
+    plan = _plan(folder, steps=40 * (len(phases) + 1), pause_s=0.05)
     settings = joined() | {"replace_s": 60, "max_failures": len(phases)}
     driver = begin(asdict(plan), settings, folder / "driver.log")
     trials, moments = [Trial("F3", phase, 0) for phase in phases], []
@@ -175,7 +160,7 @@ def lost_nodes(phases: Sequence[str], random: Random, folder: Path) -> list[Tria
 
 def node_not_replaced(phase: str, random: Random, folder: Path) -> Trial:
     """F3: SIGKILL of the node that one of two workers trains on; no other one joins."""
-    plan = Plan(store=str(folder / "store"), log=str(folder / "log"), pause_s=0.05)
+    plan = _plan(folder, pause_s=0.05)
     settings = joined() | {"replace_s": 5, "min_workers": 1}
     driver = begin(asdict(plan), settings, folder / "driver.log")
     _wait_for_step(plan, random.randrange(8, 32), driver)
@@ -206,12 +191,7 @@ def drained_nodes(phases: Sequence[str], random: Random, folder: Path) -> list[T
     """F19: the node that one of two workers trains on is to be taken away in a minute; another one joins, and is
     to be taken away, too.
     """
-    plan = Plan(
-        store=str(folder / "store"),
-        log=str(folder / "log"),
-        steps=20 * (len(phases) + 1),
-        pause_s=0.3,
-    )
+    plan = _plan(folder, steps=20 * (len(phases) + 1), pause_s=0.3)
     settings = joined() | {"replace_s": 60, "max_failures": 0, "max_preemptions": len(phases)}
     driver = begin(asdict(plan), settings, folder / "driver.log", drained=True)
     trials, moments = [Trial("F19", phase, 0) for phase in phases], []
@@ -233,6 +213,10 @@ def drained_nodes(phases: Sequence[str], random: Random, folder: Path) -> list[T
         trial.held["ended once"] = len(history(plan.log).begun) == len(trials) + 1
         trial.note = "" if trial.passed else trial.note or end_of(folder)
     return trials
+
+
+def _plan(folder: Path, **more: Any) -> Plan:
+    return Plan(store=str(folder / "store"), log=str(folder / "log"), **more)
 
 
 def family_of(driver: "subprocess.Popen[bytes]") -> list[psutil.Process]:

@@ -104,8 +104,5 @@ class Cluster:
         command = [ray, "start", "--block", "--num-cpus=1", "--node-ip-address=127.0.0.1", *options]
         command += ["--object-store-memory=134217728", "--disable-usage-stats"]
         log = self.folder / f"{name}.log"
-        environment = {
-            k: v for k, v in self.environment().items() if k != "RAY_ADDRESS"
-        }  # that is for drivers
-        server = running(command, log, lambda: accepts(port), timeout_s=120, environment=environment)
+        server = running(command, log, lambda: accepts(port), timeout_s=120, environment=self.environment())
         self._nodes[name] = self._stack.enter_context(server)

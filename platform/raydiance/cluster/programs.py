@@ -91,6 +91,8 @@ def ray_head(
             **_without_numbers(host),
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token),
+            # what runs there and asks Ray about Ray would be lost where a second one is on the machine
+            "RAY_ADDRESS": f"{host}:{ports['ray']}",
             "RAY_CHDIR_TO_TRIAL_DIR": "0",
             "RAY_worker_niceness": "0",
             "PATH": _path(),

@@ -20,6 +20,7 @@ __all__ = ["draw_curves", "draw_heat_maps", "write_tables"]
 
 Row = Mapping[str, Any]
 COLOURS = "viridis_r"
+MOST = 100.0  # times the best distance; what is beyond has fallen apart, and would hide the rest
 
 
 def write_tables(rows: Sequence[Row], missing: Sequence[Row], floor: float, num_samples: int) -> str:
@@ -52,8 +53,8 @@ def write_tables(rows: Sequence[Row], missing: Sequence[Row], floor: float, num_
 def draw_heat_maps(rows: Sequence[Row]) -> Figure:
     """Frechet distances by eta and steps, and by method and steps; a row of maps for each schedule, one scale."""
     schedules = _names(rows, "schedule")
-    values = [row["frechet"] for row in rows if row["frechet"]]
-    scale = LogNorm(min(values), max(values))
+    low, high, beyond = _range(rows)
+    scale = LogNorm(low, high, clip=True)
     figure = Figure(figsize=(14.0, 4.8 * len(schedules)), layout="constrained")
     grid = figure.subplots(len(schedules), 2, squeeze=False, width_ratios=(5, 8))
     for panels, schedule in zip(grid, schedules):
@@ -61,7 +62,8 @@ def draw_heat_maps(rows: Sequence[Row]) -> Figure:
         for axes, (title, label, some) in zip(panels, _parts(own)):
             _heat_map(axes, some, label, scale)
             axes.set_title(f"{title}, {schedule}", fontsize=10, loc="left")
-    bar = figure.colorbar(ScalarMappable(scale, COLOURS), ax=grid, shrink=0.5, pad=0.01)
+    extend = "max" if beyond else "neither"
+    bar = figure.colorbar(ScalarMappable(scale, COLOURS), ax=grid, shrink=0.5, pad=0.01, extend=extend)
     bar.set_label("Frechet distance of pixels")
     return figure
 
@@ -69,11 +71,13 @@ def draw_heat_maps(rows: Sequence[Row]) -> Figure:
 def draw_curves(rows: Sequence[Row], floor: float) -> Figure:
     """Frechet distance against network calls, with bootstrap spreads; a panel for each schedule.
 
-    A method has its colour in all panels; learned plans are stars, the adaptive reference a diamond.
+    A method has its colour in all panels; learned plans are stars, the adaptive reference a diamond, and what has
+    fallen apart a triangle at the edge.
     """
     schedules = _names(rows, "schedule")
     shown = [row for row in rows if not row["eta"] and row["frechet"]]
     names = _names(shown, "method")
+    _, high, beyond = _range(shown)
     lines = [name for name in names if len({row["nfe"] for row in shown if row["method"] == name}) > 1]
     figure = Figure(figsize=(6.4 * len(schedules), 5.0), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, len(schedules), sharex=True, sharey=True))
@@ -87,8 +91,8 @@ def draw_curves(rows: Sequence[Row], floor: float) -> Figure:
             if line:
                 handles[name] = axes.errorbar(
                     [row["nfe"] for row in line],
-                    [row["frechet"] for row in line],
-                    [row["spread"] for row in line],
+                    [min(row["frechet"], high) for row in line],
+                    [row["spread"] if row["frechet"] < high else 0.0 for row in line],
                     fmt=style,
                     color=colormaps["tab20"]((2 * index + index // 10) % 20) if index >= 0 else "black",
                     ms={"o-": 3.5, "*": 10, "D": 5}[style],
@@ -96,10 +100,15 @@ def draw_curves(rows: Sequence[Row], floor: float) -> Figure:
                     capsize=2,
                     zorder=2 if index >= 0 else 3,
                 )
+                off = [row["nfe"] for row in line if row["frechet"] > high]
+                colour = handles[name][0].get_color()
+                axes.plot(off, [high] * len(off), "^", color=colour, ms=7, zorder=4)
         data = axes.axhline(floor, color="grey", lw=1, ls="--")
         axes.set(xscale="log", yscale="log", xlabel="network calls", title=schedule)
         axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.yaxis.set_major_formatter(ScalarFormatter())
+        if beyond:
+            axes.set_ylim(top=1.3 * high)
         axes.grid(which="both", color="0.92", lw=0.6)
         axes.set_axisbelow(True)
     figure.legend(
@@ -112,6 +121,13 @@ def draw_curves(rows: Sequence[Row], floor: float) -> Figure:
     )
     figure.supylabel("Frechet distance of pixels", fontsize=10)
     return figure
+
+
+def _range(rows: Sequence[Row]) -> tuple[float, float, bool]:
+    """The least distance, the largest one to be shown, and whether there are others beyond."""
+    values = [row["frechet"] for row in rows if row["frechet"]]
+    low, high = min(values), max(values)
+    return low, min(high, MOST * low), high > MOST * low
 
 
 def _parts(rows: Sequence[Row]) -> list[tuple[str, Callable[[Row], str], list[Row]]]:
