@@ -2,7 +2,7 @@
 
     PYTHONPATH=platform:. python benchmarks/serving_compiled.py [--quick] [--turns 40] [--out FILE]
 
-The furniture denoiser with random weights (--quick: a small one, whose programs are written within a minute), one
+The furniture denoiser with random weights (--quick: a small one, whose programs are written in a minute), one
 thread. Twice in a process of its own, with an empty cache and with what the first left there: the seconds until
 all sizes of calls are compiled, wall and processor time, the compiler's included. Then, in turn, calls of the
 network as it is and compiled, at each size: medians of processor time (which other work on the machine leaves as
