@@ -82,6 +82,7 @@ def test_platform_is_the_standard_library() -> None:
         ("raydiance", {"ray", "torch", "mlflow", "hydra", "omegaconf", "pydantic"}),
         ("raydiance.client", {"ray", "torch", "mlflow", "hydra", "omegaconf"}),
         ("raydiance.serving.replicas", {"torch", "numba"}),  # loaded without hurry, see there
+        ("raydiance.serving.compiled", {"sympy", "torch._dynamo", "aiohttp"}),  # before anything is compiled
     ],
 )
 def test_import_has_no_side_effect(module: str, without: set[str]) -> None:

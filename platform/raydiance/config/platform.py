@@ -117,6 +117,9 @@ class ServeSpec:
     within `memory_mb` of weights. A share `canary_share` of the requests that name no bundle goes to
     `canary`, until more than `canary_errors` of them fail beyond what fails elsewhere. With `max_replicas`,
     replicas are added where samples wait, and ended `shrink_s` after they are no longer needed.
+
+    With `compile` a replica compiles the network as it starts, which takes a C++ compiler and, the first time,
+    minutes. Such samples differ from those of the library in the last digits, and say so.
     """
 
     bundle: str = "latest"
@@ -132,6 +135,7 @@ class ServeSpec:
     grow_s: Annotated[float, Ge(0)] = 10.0
     shrink_s: Annotated[float, Ge(0)] = 300.0
     threads: Annotated[int, Ge(1)] = 1
+    compile: bool = False
     cpus_per_replica: Annotated[float, Ge(0)] = 1.0
     gpus_per_replica: Annotated[float, Ge(0)] = 0.0
     slots: Annotated[int, Ge(1)] = 8

@@ -55,8 +55,13 @@ class Piece:
     latent: Tensor | None = None
 
 
-def finish(bundle: Bundle, request: SampleRequest, form: Format, seed: int, x_0: Tensor) -> Piece:
-    """The piece of one seed from its sample x_0 [C, D, H, W], as the network knows it (normalised)."""
+def finish(
+    bundle: Bundle, request: SampleRequest, form: Format, seed: int, x_0: Tensor, how: Mapping[str, Any]
+) -> Piece:
+    """The piece of one seed from its sample x_0 [C, D, H, W], as the network knows it (normalised).
+
+    how: what else it says of the way it was made.
+    """
     latent = bundle.statistics.denormalise(x_0[None])
     if form is Format.latent:
         return Piece(seed, latent=latent[0].float().cpu().clone())
@@ -70,21 +75,30 @@ def finish(bundle: Bundle, request: SampleRequest, form: Format, seed: int, x_0:
             elevation_degrees=ELEVATION_DEGREES,
         )
         return Piece(seed, images=views(decoded, cameras)[0])
-    said = told(bundle, request, form, [seed])
+    said = told(bundle, request, form, [seed], how)
     if form in (Format.webp, Format.mp4):
         return Piece(seed, file=_film(decoded, request, form, said))
     return Piece(seed, file=_mesh(decoded, request, form, said))
 
 
-def pack(bundle: Bundle, request: SampleRequest, form: Format, pieces: Sequence[Piece]) -> Answer:
-    """The pieces as one body: a file alone as it is, sheets and latents joined, several files in a zip."""
+def pack(
+    bundle: Bundle,
+    request: SampleRequest,
+    form: Format,
+    pieces: Sequence[Piece],
+    how: Mapping[str, Any],
+) -> Answer:
+    """The pieces as one body: a file alone as it is, sheets and latents joined, several files in a zip.
+
+    how: as in finish.
+    """
     name = f"{bundle.ref.key.rsplit('/', 1)[-1]}-{pieces[0].seed}"
-    said = told(bundle, request, form, request.all_seeds)
+    said = told(bundle, request, form, request.all_seeds, how)
     headers = _lineage(said, request)
     if form is Format.png:
         return Answer(_sheet(request, pieces, said), form.media_type, f"{name}.png", headers)
     if form is Format.views:
-        return Answer(_all_views(bundle, request, pieces), ZIP, f"{name}.zip", headers)
+        return Answer(_all_views(bundle, request, pieces, how), ZIP, f"{name}.zip", headers)
     if form is Format.latent:
         latents = torch.stack([piece.latent for piece in pieces if piece.latent is not None])
         content = save({"latents": latents}, metadata={"raydiance": json.dumps(said)})
@@ -141,11 +155,13 @@ def _sheet(request: SampleRequest, pieces: Sequence[Piece], said: Mapping[str, A
     return _png(contact_sheet(images, columns), said)
 
 
-def _all_views(bundle: Bundle, request: SampleRequest, pieces: Sequence[Piece]) -> bytes:
+def _all_views(
+    bundle: Bundle, request: SampleRequest, pieces: Sequence[Piece], how: Mapping[str, Any]
+) -> bytes:
     """A zip of PNGs, SEED-VIEW.png, each with its stamp."""
     files = {}
     for piece in pieces:
-        said = told(bundle, request, Format.views, [piece.seed])
+        said = told(bundle, request, Format.views, [piece.seed], how)
         for view, image in enumerate(() if piece.images is None else piece.images):
             files[f"{piece.seed}-{view:02d}.png"] = _png(image, {**said, "view": view})
     return _zip(files)
@@ -167,7 +183,9 @@ def _zip(files: Mapping[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def told(bundle: Bundle, request: SampleRequest, form: Format, seeds: Sequence[int]) -> dict[str, Any]:
+def told(
+    bundle: Bundle, request: SampleRequest, form: Format, seeds: Sequence[int], how: Mapping[str, Any]
+) -> dict[str, Any]:
     """What a file of these seeds says about itself: enough to make the same bytes again."""
     stamped = stamp(
         bundle,
@@ -177,7 +195,7 @@ def told(bundle: Bundle, request: SampleRequest, form: Format, seeds: Sequence[i
         text=request.text,
         guidance=request.guidance,
     )
-    said = dict(stamped["raydiance"])
+    said = {**stamped["raydiance"], **how}
     drawn = {
         Format.png: ("size", "views"),
         Format.views: ("size", "views"),

@@ -103,7 +103,7 @@ def _add_samples(app: FastAPI, desk: Desk) -> None:
         accept: Annotated[str | None, Header()] = None,
     ) -> Response:
         """Makes the sample of this name again, in whatever format."""
-        body = SampleId.parse(sample).request(wanted)
+        body = SampleId.parse(sample).request(wanted, compiled=desk.spec.compile)
         form = Wish(accept, True, None).format(wanted.format)
         return await unless_gone(request, desk.alone(body, form, client), PRIVATE)
 

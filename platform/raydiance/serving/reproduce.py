@@ -1,9 +1,11 @@
 """The bytes of a file that left here, made again from what the file says about itself."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from raydiance.config.platform import ServeSpec
 from raydiance.errors import ArtifactError, ConfigError, DataError
@@ -55,7 +57,7 @@ def reproduce(path: Path, store: Store, spec: ServeSpec) -> Verdict:
         artifact = store.get(stamp.ref)
     except ArtifactError as error:
         return Verdict(False, "it cannot be made again", (f"its bundle is missing: {error}",))
-    sampler = Sampler(artifact, spec)
+    sampler = Sampler(artifact, replace(spec, compile="compiled" in stamp.facts))
     try:
         made = asyncio.run(sampler.sample(request, form)).content
     finally:
@@ -69,6 +71,8 @@ def _reasons(facts: Any, sampler: Sampler, gone: list[str]) -> tuple[str, ...]:
     found = [f"missing: {link}" for link in gone]
     if facts.get("code_version") != code_version():
         found.append(f"it was made by code {facts.get('code_version')}, this is {code_version()}")
+    if facts.get("compiled", torch.__version__) != torch.__version__:
+        found.append(f"torch {facts['compiled']} compiled its network, this is {torch.__version__}")
     found.append(
         f"bytes are the same on one kind of processor only; this is {sampler.bundle.device}, "
         "and the file does not say what it was made on"

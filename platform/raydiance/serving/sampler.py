@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import asdict
 from functools import partial
@@ -15,8 +15,9 @@ from raydiance.config.platform import ServeSpec
 from raydiance.errors import RequestError
 from raydiance.generation import load_bundle, noise_generator
 from raydiance.generation.bundle import MAX_STEPS, STEPPED, BundleSpec
-from raydiance.generation.execution import agreeing_sizes, call_sizes, noise_network
+from raydiance.generation.execution import NoiseNetwork, agreeing_sizes, call_sizes, noise_network
 from raydiance.serving.answers import Piece, finish, pack
+from raydiance.serving.compiled import CompiledNetwork
 from raydiance.serving.engine import Engine
 from raydiance.serving.messages import Answer, Description, Step
 from raydiance.serving.orders import Known, Order, Progress, Ticket, Timing
@@ -53,7 +54,11 @@ class Sampler:
         self._max_nfe = spec.max_nfe
         networks = (self.bundle.decoder, self.bundle.denoiser)
         self.weight_bytes = sum(each.nbytes for net in networks for each in net.state_dict().values())
-        self._predict = noise_network(self.bundle)
+        self._predict: NoiseNetwork = noise_network(self.bundle)
+        self._how: Mapping[str, str] = {}
+        if spec.compile:
+            self._predict = CompiledNetwork(self.bundle)
+            self._how = self._predict.facts
         sizes, network_s = self._measure(call_sizes(device))
         slots = max(spec.slots, sizes[-1])
         self.engine = Engine(
@@ -83,8 +88,9 @@ class Sampler:
             words = torch.randint(spec.vocabulary, shape, generator=generator).to(device)
         sizes = agreeing_sizes(self._predict, sizes, x, sigma, labels, words)
         inputs = [None if each is None else each[: sizes[-1]] for each in (x, sigma, labels, words)]
-        began = time.perf_counter()
         with torch.inference_mode():
+            self._predict(*inputs).cpu()  # type: ignore[arg-type]  # a size of 1 was not called yet
+            began = time.perf_counter()
             self._predict(*inputs).cpu()  # type: ignore[arg-type]
         return sizes, time.perf_counter() - began
 
@@ -133,7 +139,8 @@ class Sampler:
         finally:
             for ticket in tickets:
                 ticket.cancel()
-        answer = await asyncio.to_thread(pack, self.bundle, request, form, [piece for piece, _ in results])
+        pieces = [piece for piece, _ in results]
+        answer = await asyncio.to_thread(pack, self.bundle, request, form, pieces, self._how_of(request))
         answer.headers["Server-Timing"] = _server_timing([timing for _, timing in results])
         yield answer
 
@@ -258,7 +265,7 @@ class Sampler:
         order = Order(
             self.bundle.plan(request.plan_name),
             torch.randn(self.bundle.latent_shape, generator=generator),
-            finish=partial(finish, self.bundle, request, form, seed),
+            finish=partial(finish, self.bundle, request, form, seed, how=self._how_of(request)),
             generator=generator,
             label=self.bundle.label(request.category),
             words=None if words is None else words[0],
@@ -270,6 +277,10 @@ class Sampler:
             deadline_s=None if request.deadline_ms is None else request.deadline_ms / 1e3,
         )
         return self.engine.submit(order)
+
+    def _how_of(self, request: SampleRequest) -> Mapping[str, str]:
+        """What a sample says of the way the network ran; in the studio it is never compiled."""
+        return {} if isinstance(request, ReconstructionRequest) else self._how
 
     async def _known(self, request: SampleRequest) -> Known | None:
         """What a completion keeps."""
@@ -292,7 +303,7 @@ class Sampler:
 
         def done(x_0: Tensor) -> tuple[Piece, Timing]:
             sampled = time.perf_counter()
-            piece = finish(self.bundle, request, form, seed, x_0)
+            piece = finish(self.bundle, request, form, seed, x_0, self._how_of(request))
             return piece, Timing(0.0, sampled - asked, time.perf_counter() - sampled)
 
         return self.studio.rebuild(request, seed, done, watch)

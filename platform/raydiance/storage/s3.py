@@ -28,22 +28,18 @@ from s3fs import S3FileSystem
 
 from raydiance.errors import ArtifactError, StoreError
 from raydiance.storage.artifact import TRANSFERS
+from raydiance.storage.cache import cache_root
 from raydiance.storage.garbage import Garbage, old_folders
 from raydiance.storage.local import verify_file
 from raydiance.storage.manifest import MANIFEST_NAME, FileEntry
 
-__all__ = ["S3Backend", "cache_root"]
+__all__ = ["S3Backend"]
 
 PART_BYTES = 16 * 2**20
 PROBE_S = 7.0
 WRITE_PROBE_S = 20.0
 PROBE = ".probe"
 logger = logging.getLogger("raydiance.storage")
-
-
-def cache_root() -> Path:
-    """Where verified copies of remote files are kept: RAYDIANCE_CACHE, or ~/.cache/raydiance."""
-    return Path(os.environ.get("RAYDIANCE_CACHE") or Path.home() / ".cache" / "raydiance").absolute()
 
 
 class S3Backend:
