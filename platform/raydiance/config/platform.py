@@ -19,6 +19,7 @@ __all__ = [
     "StoreSpec",
     "TrackingSpec",
     "TuneSpec",
+    "ValidationSpec",
 ]
 
 Solver = Literal["ddim", "ipndm", "deis", "deis_asinh", "dpmpp", "unipc", "heun"]
@@ -178,6 +179,22 @@ class RetrySpec:
 
 
 @spec
+class ValidationSpec:
+    """Of a training's checkpoints, while it goes on: what they are worth stands as val/... beside its loss.
+
+    `every` N-th checkpoint has values, and the last one; 0: none has. Under Ray a task that asks for `cpus` and
+    `gpus` finds them, elsewhere a process beside the training; with 0 cpus on one thread, which has what the
+    training leaves. One is worked on at a time, and of those that wait the newest. At the end of a training the
+    last one is waited for, at most `wait_s`.
+    """
+
+    every: Annotated[int, Ge(0)] = 1
+    cpus: Annotated[float, Ge(0)] = 0.0
+    gpus: Annotated[float, Ge(0)] = 0.0
+    wait_s: Annotated[float, Ge(0)] = 300.0
+
+
+@spec
 class ClusterSpec:
     """Ray: where it is, how many workers train together, how many tasks run beside each other.
 
@@ -202,6 +219,7 @@ class ClusterSpec:
     replace_s: Annotated[float, Ge(0)] = 60.0
     grows: bool = False
     retry: RetrySpec = RetrySpec()
+    validation: ValidationSpec = ValidationSpec()
 
     def __post_init__(self) -> None:
         if self.min_workers is not None and self.min_workers > max(self.num_workers, 1):
