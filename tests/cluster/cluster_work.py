@@ -113,9 +113,12 @@ def regress(marker: str, worker: Worker) -> ArtifactRef | None:
 def sign_error(
     payload: Payload[str], store: Store, weights: Mapping[str, Tensor], device: torch.device
 ) -> dict[str, float]:
-    """The error on data of its own. The first process that is asked is lost."""
-    die_once(payload.spec, None)
-    torch.rand(1)  # of the process's own random numbers
+    """The error on data of its own. The first time it is asked, it fails, or its process is killed."""
+    if Path(payload.spec).name == "killed":
+        die_once(payload.spec, None)
+    elif not (marker := Path(payload.spec)).exists():
+        marker.touch()
+        raise TrainingError("not yet")
     objective = Regression()
     objective.model.load_state_dict(dict(weights))
     return {"error": float(objective(Batch(-1, 0, range(64), 64))["loss"])}

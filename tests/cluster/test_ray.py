@@ -94,7 +94,7 @@ def test_two_workers_train_as_one_group_and_draw_the_loss_curve_of_one(ray_here:
     shown = io.StringIO()
     alone, pair = launcher(tmp_path), launcher(tmp_path, num_workers=2)
     pair = replace(pair, progress=LineProgress(shown))
-    result = pair(meet_and_regress, str(tmp_path / "pair"))
+    result = pair(meet_and_regress, str(tmp_path / "failed"))
     assert (result["rank"], result["world_size"], result["total"]) == (0, 2, 3.0)
     assert result["pid"] != os.getpid()
     assert pair.store.latest("checkpoints/who") is not None
@@ -107,7 +107,7 @@ def test_two_workers_train_as_one_group_and_draw_the_loss_curve_of_one(ray_here:
         store.get(ref)
         for store, ref in (
             (pair.store, result["made"]),
-            (alone.store, alone(regress, str(tmp_path / "alone"))),
+            (alone.store, alone(regress, str(tmp_path / "killed"))),
             (plain.store, plain(regress, "")),
         )
     ]
@@ -115,7 +115,7 @@ def test_two_workers_train_as_one_group_and_draw_the_loss_curve_of_one(ray_here:
     weights = [each.path("weights.safetensors").read_bytes() for each in made]
     assert weights[1] == weights[2], "who validates its checkpoints trains as who does not"
     errors = [{row["step"]: row.get("val/error") for row in each.curves.rows} for each in (alone, pair)]
-    assert [error[25] for error in errors] == [None, None], "whose process was lost"
+    assert [error[25] for error in errors] == [None, None], "a gap, no more"
     assert 0 < errors[0][50] == pytest.approx(errors[1][50], rel=1e-3)
     assert pair.meter.elsewhere[0] > 0, "what was spent beside the workers counts, too"
     assert all("val/error" not in row for row in plain.curves.rows)
