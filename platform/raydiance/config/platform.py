@@ -31,9 +31,10 @@ class TuneSpec:
     """What the search for sampling plans may try and how it judges.
 
     By `method` grid about half of the trials screen solvers and grids at `screen_nfe` network calls (None: the
-    middle one of `nfe`); the best of those are then tried at the other numbers of calls. By optuna `round_size`
-    trials at a time are proposed by what the ones before were worth, for quality and cost at once, and of `nfe`,
-    `rhos`, `etas` and `sigma_max` all that lies between the least and the largest may be tried.
+    middle one of `nfe`); the best of those, from each of `sigma_max` in turn, are then tried at the other numbers
+    of calls. By optuna `round_size` trials at a time are proposed by what the ones before were worth, for quality
+    and cost at once, and of `nfe`, `rhos`, `etas` and `sigma_max` all that lies between the least and the largest
+    may be tried.
 
     Judged on `num_samples` noises, against a teacher of `teacher_nfe` calls and against the training latents.
     `draft_nfe` and `standard_nfe` are what plans of these names may spend.
