@@ -56,6 +56,7 @@ class OwnProcess:
             pipe.send((function, payload))
             reason, result = pipe.recv()
         except (EOFError, OSError) as error:
+            self._end()
             raise ClusterError("the process beside the training was lost") from error
         if reason:
             raise ClusterError(reason)
@@ -65,7 +66,7 @@ class OwnProcess:
         with self._lock:
             if self._ended:
                 raise ClusterError("the process beside the training was ended")
-            if self._process is None or self._pipe is None or not self._process.is_alive():
+            if self._process is None or self._pipe is None:
                 context = multiprocessing.get_context("spawn")
                 self._pipe, there = context.Pipe()
                 # a daemon ends with this process, and where this one is killed the pipe does
@@ -74,15 +75,17 @@ class OwnProcess:
                 there.close()
             return self._pipe
 
-    def stop(self) -> None:
+    def _end(self) -> None:
         with self._lock:
-            self._ended = True
-            if self._process is not None and self._pipe is not None:
+            if self._process is not None:
                 self._process.kill()
                 self._process.join()  # so that its cost is counted
+            self._process = self._pipe = None
+
+    def stop(self) -> None:
+        self._ended = True
+        self._end()
         self._asking.shutdown()
-        if self._pipe is not None:
-            self._pipe.close()
 
 
 class RayTask:
