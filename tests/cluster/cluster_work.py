@@ -3,17 +3,20 @@
 import os
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from safetensors.torch import save_file
 from tests.support.listeners import listeners
 from torch import Tensor, nn
 
 from raydiance.errors import NonFiniteLossError, TrainingError
-from raydiance.storage import write_json
+from raydiance.storage import ArtifactRef, Draft, Store, write_json
 from raydiance.tracking import Worker
 from raydiance.training import Batch, LoopSpec, Objective, fit
+from raydiance.training.jobs import Payload, fit_and_keep
 
 
 def square(x: int) -> int:
@@ -58,7 +61,7 @@ def diverge(payload: None, worker: Worker) -> None:
     dist.barrier()
 
 
-def die_once(marker: str, worker: Worker) -> str:
+def die_once(marker: str, worker: Worker | None) -> str:
     """The first attempt is lost to a kill."""
     if not Path(marker).exists():
         Path(marker).touch()
@@ -93,18 +96,37 @@ class Regression(Objective):
         return {"loss": (self.model(x) - x.sign()).square().mean()}
 
 
-def regress(steps: int, worker: Worker) -> int:
-    """Train; the curve of the loss goes to the worker's tracker."""
+def regress(marker: str, worker: Worker) -> ArtifactRef | None:
+    """Train for 50 steps; loss and what the second checkpoint is worth go to the worker's tracker."""
     loop = LoopSpec(
-        steps=steps, batch_size=8, learning_rate=0.02, warmup_steps=5, log_every=1, checkpoint_every=25
+        steps=50, batch_size=8, learning_rate=0.02, warmup_steps=5, log_every=1, checkpoint_every=25
     )
-    name = f"regress-{worker.world_size}"
-    return fit(Regression(), loop, worker=worker, run_name=name, seed=3).step
+    objective = Regression()
+    payload = Payload(marker, {}, {}, f"regress-{worker.world_size}", 3)
+
+    def write(draft: Draft) -> None:
+        save_file(objective.model.state_dict(), draft.path("weights.safetensors"))
+
+    return fit_and_keep("regression", objective, loop, payload, worker, write, sign_error)
 
 
-def meet_and_regress(steps: int, worker: Worker) -> dict[str, object]:
+def sign_error(
+    payload: Payload[str], store: Store, weights: Mapping[str, Tensor], device: torch.device
+) -> dict[str, float]:
+    """The error on data of its own. The first time it is asked, it fails, or its process is killed."""
+    if Path(payload.spec).name == "killed":
+        die_once(payload.spec, None)
+    elif not (marker := Path(payload.spec)).exists():
+        marker.touch()
+        raise TrainingError("not yet")
+    objective = Regression()
+    objective.model.load_state_dict(dict(weights))
+    return {"error": float(objective(Batch(-1, 0, range(64), 64))["loss"])}
+
+
+def meet_and_regress(marker: str, worker: Worker) -> dict[str, object]:
     """Both, because it takes longest to start the workers."""
-    return who_am_i({"base": 1}, worker) | {"steps": regress(steps, worker)}
+    return who_am_i({"base": 1}, worker) | {"made": regress(marker, worker)}
 
 
 class Told(Regression):

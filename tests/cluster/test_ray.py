@@ -28,7 +28,7 @@ from tests.support.listeners import beyond_loopback, listeners
 from raydiance.cluster.session import session
 from raydiance.cluster.tasks import TaskMap
 from raydiance.cluster.train import Launcher, _cause, _WorkerLostError
-from raydiance.config import ClusterSpec
+from raydiance.config import ClusterSpec, ValidationSpec
 from raydiance.errors import ClusterError, NonFiniteLossError, TrainingError
 from raydiance.storage import Store
 from raydiance.tracking import Interrupted, LineProgress, MemoryTracker, NullTracker, QuietProgress
@@ -94,7 +94,7 @@ def test_two_workers_train_as_one_group_and_draw_the_loss_curve_of_one(ray_here:
     shown = io.StringIO()
     alone, pair = launcher(tmp_path), launcher(tmp_path, num_workers=2)
     pair = replace(pair, progress=LineProgress(shown))
-    result = pair(meet_and_regress, 50)
+    result = pair(meet_and_regress, str(tmp_path / "failed"))
     assert (result["rank"], result["world_size"], result["total"]) == (0, 2, 3.0)
     assert result["pid"] != os.getpid()
     assert pair.store.latest("checkpoints/who") is not None
@@ -102,7 +102,24 @@ def test_two_workers_train_as_one_group_and_draw_the_loss_curve_of_one(ray_here:
     assert len(beyond_loopback(dict.fromkeys(result["listens"], ""))) == 1
     assert list((tmp_path / "store/.staging/ray").iterdir()) == [], "Ray's notes are gone when the run is"
 
-    assert alone(regress, 50) == result["steps"] == 50
+    plain = launcher(tmp_path, validation=ValidationSpec(every=0))
+    made = [
+        store.get(ref)
+        for store, ref in (
+            (pair.store, result["made"]),
+            (alone.store, alone(regress, str(tmp_path / "killed"))),
+            (plain.store, plain(regress, "")),
+        )
+    ]
+    assert [each.manifest.meta["step"] for each in made] == [50, 50, 50]
+    weights = [each.path("weights.safetensors").read_bytes() for each in made]
+    assert weights[1] == weights[2], "who validates its checkpoints trains as who does not"
+    errors = [{row["step"]: row.get("val/error") for row in each.curves.rows} for each in (alone, pair)]
+    assert [error[25] for error in errors] == [None, None], "a gap, no more"
+    assert 0 < errors[0][50] == pytest.approx(errors[1][50], rel=1e-3)
+    assert pair.meter.elsewhere[0] > 0, "what was spent beside the workers counts, too"
+    assert all("val/error" not in row for row in plain.curves.rows)
+
     one, two = ([row["train/loss"] for row in each.curves.rows] for each in (alone, pair))
     assert len(one) == len(two) == 50
     assert one[-1] < 0.8 * one[0], "it learns"

@@ -1,12 +1,13 @@
 """What fits where, in arithmetic, and what a meter counts."""
 
 import time
+from dataclasses import replace
 
 import pytest
 
 from raydiance.cluster.meter import Meter
 from raydiance.cluster.room import fewer_workers, refuse_impossible, room_for
-from raydiance.config import ClusterSpec
+from raydiance.config import ClusterSpec, ValidationSpec
 from raydiance.errors import ClusterError
 
 BIG, SMALL = {"CPU": 16.0, "GPU": 2.0}, {"CPU": 2.0}
@@ -36,6 +37,30 @@ def test_workers_must_fit_node_by_node(
     with pytest.raises(ClusterError, match="can never be placed"):
         refuse_impossible(spec, nodes)
     refuse_impossible(ClusterSpec(num_workers=workers, use_gpu=gpu, grows=True), nodes)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "workers", "fits"),
+    [
+        (0.0, 0.0, 18, True),  # it makes do with what is left
+        (1.0, 0.0, 17, True),
+        (1.0, 0.0, 18, False),
+        (4.0, 0.0, 14, True),  # on the big node
+        (16.0, 0.0, 2, True),
+        (17.0, 0.0, 0, False),
+        (1.0, 0.5, 17, True),
+        (0.0, 3.0, 1, False),
+    ],
+)
+def test_a_validation_must_fit_beside_all_workers(cpus: float, gpus: float, workers: int, fits: bool) -> None:
+    asked = ValidationSpec(cpus=cpus, gpus=gpus)
+    spec = ClusterSpec(num_workers=workers, validation=asked)
+    refuse_impossible(replace(spec, validation=replace(asked, every=0)), [BIG, SMALL])
+    if fits:
+        refuse_impossible(spec, [BIG, SMALL])
+        return
+    with pytest.raises(ClusterError, match=r"cluster\.validation: .* can never be placed .*or .*every=0"):
+        refuse_impossible(spec, [BIG, SMALL])
 
 
 @pytest.mark.parametrize(

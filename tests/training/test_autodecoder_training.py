@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tests.training.scenes import balls
+from tests.training.toys import VALIDATION, worker
 
 from raydiance.data.encode import EncodeSpec, encode
 from raydiance.data.latents import RobustStatistics
@@ -69,19 +70,24 @@ DENOISER = DiffusionTraining(
 )
 
 
+def validated(store, tracker):
+    return lambda train, payload: train(payload, worker(store, tracker=tracker, validation=VALIDATION))
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The three stages behind one another, on three balls."""
     store = Store.open(tmp_path_factory.mktemp("store"))
-    views, tracker = balls(store), MemoryTracker()
-    autodecoder = train_autodecoder(
-        AUTODECODER, local_run(store, name="ad", inputs={"render": views}, tracker=tracker)
+    views, tracker, denoising = balls(store), MemoryTracker(), MemoryTracker()
+    run = local_run(
+        store, name="ad", inputs={"render": views}, tracker=tracker, launch=validated(store, tracker)
     )
+    autodecoder = train_autodecoder(AUTODECODER, run)
     inputs = {"render": views, "train_autodecoder": autodecoder.artifact}
     latents = encode(EncodeSpec(), local_run(store, name="encode", inputs=inputs))
     inputs |= {"encode": latents.artifact}
-    denoising = MemoryTracker()
-    denoiser = train_diffusion(DENOISER, local_run(store, name="dm", inputs=inputs, tracker=denoising))
+    run = local_run(store, name="dm", inputs=inputs, tracker=denoising, launch=validated(store, denoising))
+    denoiser = train_diffusion(DENOISER, run)
     return {
         "store": store, "views": views, "tracker": tracker, "autodecoder": autodecoder,
         "latents": latents, "denoiser": denoiser, "denoising": denoising,
@@ -106,6 +112,14 @@ def test_scores_and_names_stand_in_the_artifact(trained):
     assert [row["object"] for row in table] == ["ball-0", "ball-1", "ball-2"]
     mean = sum(row["psnr"] for row in table) / 3
     assert trained["autodecoder"].metrics["psnr_held_out"] == pytest.approx(mean)
+
+
+def test_checkpoints_are_worth_more_and_more_and_the_last_one_what_the_artifact_is(trained):
+    (first, low), (last, high) = trained["tracker"].metrics["val/psnr"]
+    assert (first, last) == (30, 60) and low < high
+    assert high == pytest.approx(trained["autodecoder"].metrics["psnr_held_out"], abs=1e-6)
+    loss = trained["denoiser"].metrics["denoising_loss"]
+    assert trained["denoising"].metrics["val/loss_on_training_data"] == [(60, pytest.approx(loss, rel=1e-6))]
 
 
 def test_previews_show_truth_above_rendering(trained):

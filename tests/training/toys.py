@@ -1,10 +1,12 @@
 """A small objective with everything a real one has: data by item, noise by sample, a model with a buffer."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 from torch import Tensor, nn
 
 from raydiance.storage import Store
-from raydiance.tracking import MemoryTracker, NullTracker, QuietProgress, Worker
+from raydiance.tracking import MemoryTracker, NullTracker, QuietProgress, Validation, Worker
 from raydiance.training import Batch, LoopSpec, Objective
 from raydiance.training.randomness import seeded
 
@@ -31,15 +33,37 @@ class Toy(Objective):
         return {"toy": (torch.zeros(2, 2, 3).byte() + int(sum(w.numel() for w in weights.values()))).numpy()}
 
 
-def worker(store: Store, rank: int = 0, world_size: int = 1, reports: list | None = None) -> Worker:
+class AtOnce:
+    """Each checkpoint is validated before the next one is written, so that none is passed over."""
+
+    def __call__(self, function, payload):
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(function, payload)
+
+    def stop(self):
+        pass
+
+
+VALIDATION = Validation(every=1, device="cpu", wait_s=30.0, beside=AtOnce)
+
+
+def worker(
+    store: Store,
+    rank: int = 0,
+    world_size: int = 1,
+    reports: list | None = None,
+    tracker: MemoryTracker | None = None,
+    validation: Validation | None = None,
+) -> Worker:
     return Worker(
         rank=rank,
         world_size=world_size,
         device=torch.device("cpu"),
         store=store,
-        tracker=MemoryTracker() if rank == 0 else NullTracker(),
+        tracker=tracker or MemoryTracker() if rank == 0 else NullTracker(),
         progress=QuietProgress(),
         report=lambda metrics, ref: reports.append((metrics, ref)) if reports is not None else None,
+        validation=validation,
     )
 
 

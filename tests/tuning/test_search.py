@@ -15,7 +15,7 @@ from raydiance.storage import ArtifactRef
 from raydiance.tuning.candidates import Candidate, build, candidates
 from raydiance.tuning.front import chosen, draw_front, front, learned, row, volume
 from raydiance.tuning.judge import Score
-from raydiance.tuning.search import ATTEMPTS, Result, StagedSearch, winners
+from raydiance.tuning.search import ATTEMPTS, Result, StagedSearch, scaled, winners
 
 TUNE = TuneSpec(num_trials=14, nfe=(4, 8, 16), teacher_nfe=32)
 LEARNING = replace(TUNE, learn=(4, 5), learn_starts=2)
@@ -100,6 +100,18 @@ def test_the_search_screens_and_then_scales_the_best() -> None:
     assert tried[: len(screening)] == screening
     best = winners(TUNE, [Result(each, verdict(each)) for each in screening])[0].candidate
     assert {each.nfe for each in tried if replace(each, nfe=best.nfe) == best} == set(TUNE.nfe)
+
+
+def test_the_best_from_each_start_is_scaled_whatever_the_others_are_worth() -> None:
+    low = [(20.0, 7.0), (20.0, 5.0), (20.0, 3.0)]
+    tried = [
+        replace(some(4, error), candidate=replace(some(4, error).candidate, sigma_max=sigma_max, rho=rho))
+        for (sigma_max, rho), error in zip([*low, (80.0, 7.0)], (0.1, 0.2, 0.3, 0.4))
+    ]
+    found = scaled(replace(TUNE, num_trials=10), 0, tried)
+    assert [(each.sigma_max, each.rho, each.nfe) for each in found] == [
+        (20.0, 7.0, 8), (20.0, 7.0, 16), (80.0, 7.0, 8), (80.0, 7.0, 16), (20.0, 5.0, 8), (20.0, 5.0, 16)
+    ]  # fmt: skip
 
 
 def test_what_can_be_learned_is_learned_last_from_the_best() -> None:

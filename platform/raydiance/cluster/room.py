@@ -3,7 +3,7 @@
 import logging
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from raydiance.cluster.session import address_of, probe, session, settings
@@ -64,7 +64,8 @@ def nodes_at(address: str) -> list[Node]:
 
 
 def refuse_impossible(spec: ClusterSpec, nodes: Sequence[Node]) -> None:
-    """Raise ClusterError, with what is missing, if the job's workers cannot all be placed at once.
+    """Raise ClusterError, with what is missing, if the job's workers, and what validates their checkpoints, cannot
+    all be placed at once.
 
     A cluster that grows is not asked: it may have the nodes when they are needed.
     """
@@ -72,15 +73,18 @@ def refuse_impossible(spec: ClusterSpec, nodes: Sequence[Node]) -> None:
         return
     count, each = _asked(spec)
     room = room_for(spec, nodes)
+    remedy = "ask for less, or say cluster.grows=true where nodes are added on demand"
     if room < count:
-        asked = ", ".join(f"{amount:g} {name}" for name, amount in each.items())
-        there = "; ".join(
-            ", ".join(f"{node.get(name, 0):g} {name}" for name in ("CPU", "GPU")) for node in nodes[:4]
-        )
         raise ClusterError(
-            f"cluster.num_workers = {spec.num_workers}: {count} x ({asked}) can never be placed, there is room "
-            f"for {room} (nodes: {there or 'none'}); ask for less, or say cluster.grows=true where nodes are "
-            "added on demand"
+            f"cluster.num_workers = {spec.num_workers}: {count} x ({_told(each)}) can never be placed, there is "
+            f"room for {room} (nodes: {_there(nodes)}); {remedy}"
+        )
+    beside = _asked_beside(spec)
+    if beside and not any(room_for(spec, left) >= count for left in _left(nodes, beside)):
+        workers = f" beside {count} x ({_told(each)})" if count else ""
+        raise ClusterError(
+            f"cluster.validation: {_told(beside)} can never be placed{workers} (nodes: {_there(nodes)}); "
+            f"{remedy}, or cluster.validation.every=0"
         )
 
 
@@ -105,6 +109,29 @@ def _asked(spec: ClusterSpec) -> tuple[int, Node]:
     if spec.num_workers:
         return spec.num_workers, {"CPU": spec.cpus_per_worker} | gpus
     return (1, gpus) if gpus else (0, {})
+
+
+def _asked_beside(spec: ClusterSpec) -> Node:
+    """What a validation must have; nothing, if it makes do with what is left."""
+    asked = {"CPU": spec.validation.cpus, "GPU": spec.validation.gpus} if spec.validation.every else {}
+    return {name: amount for name, amount in asked.items() if amount}
+
+
+def _left(nodes: Sequence[Node], taken: Node) -> Iterator[list[Node]]:
+    """What is left of the nodes, for each of them that may give what is taken."""
+    for index, node in enumerate(nodes):
+        if _fitting(node, taken):
+            rest = {name: amount - taken.get(name, 0.0) for name, amount in node.items()}
+            yield [*nodes[:index], rest, *nodes[index + 1 :]]
+
+
+def _told(asked: Node) -> str:
+    return ", ".join(f"{amount:g} {name}" for name, amount in asked.items())
+
+
+def _there(nodes: Sequence[Node]) -> str:
+    shown = [{name: node.get(name, 0.0) for name in ("CPU", "GPU")} for node in nodes[:4]]
+    return "; ".join(map(_told, shown)) or "none"
 
 
 def _fitting(node: Node, each: Node) -> int:

@@ -178,9 +178,12 @@ def open_run(
 
 
 def delete_checkpoints(store: Store, name: str) -> None:
-    """Once a run is done its checkpoints have no use, and would turn a wanted repetition into nothing."""
-    for ref in store.list(f"checkpoints/{name}"):
-        store.delete(ref)
+    """Once a run is done its checkpoints and what they were worth have no use, and would turn a wanted repetition
+    into nothing.
+    """
+    for kind in ("checkpoints", "validations"):
+        for ref in store.list(f"{kind}/{name}"):
+            store.delete(ref)
 
 
 def _connected(experiment: Experiment, ray: bool) -> AbstractContextManager[None]:

@@ -12,7 +12,7 @@ from raydiance.cluster.session import session
 from raydiance.config.platform import ClusterSpec
 from raydiance.errors import ClusterError
 
-__all__ = ["TaskMap"]
+__all__ = ["TaskMap", "result_of"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -40,7 +40,7 @@ class TaskMap:
             )
             try:
                 while flying:
-                    result, cpu_s = _result(flying.popleft())
+                    result, cpu_s = result_of(flying.popleft())
                     self.meter.add(cpu_s)
                     yield result
                     flying.extend(remote.remote(function, item) for item in itertools.islice(waiting, 1))
@@ -56,7 +56,8 @@ def _timed(function: Callable[[T], R], item: T) -> tuple[R, float]:
     return result, time.process_time() - began
 
 
-def _result(task: Any) -> Any:
+def result_of(task: Any) -> Any:
+    """What a task gives. What it raises is raised here as itself; ClusterError if it was lost."""
     import ray
 
     try:

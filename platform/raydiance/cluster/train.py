@@ -17,13 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from raydiance.cluster.beside import validation_of
 from raydiance.cluster.curves import Curves, recording
 from raydiance.cluster.ending import Told, passed_on
 from raydiance.cluster.meter import Meter
 from raydiance.cluster.relay import RelayedProgress, shown
 from raydiance.cluster.room import fewer_workers, nodes_joined, refuse_impossible, room_for
 from raydiance.cluster.session import session
-from raydiance.config.platform import ClusterSpec
+from raydiance.config.platform import ClusterSpec, ValidationSpec
 from raydiance.errors import ClusterError, RaydianceError
 from raydiance.spec import to_plain
 from raydiance.storage import ArtifactRef, Store, write_json
@@ -59,6 +60,7 @@ class _Work:
     threads: int
     began: float
     driver: str
+    validation: ValidationSpec
     connect: Callable[[], Tracker]
 
 
@@ -89,7 +91,18 @@ class Launcher:
             threads = max(1, math.floor(self.spec.cpus_per_worker))
             key = f"{self.run_name}-{secrets.token_hex(3)}"
             began, here = time.time(), socket.gethostname()
-            work = _Work(train, payload, self.store, self.run_name, key, threads, began, here, self.connect)
+            work = _Work(
+                train=train,
+                payload=payload,
+                store=self.store,
+                key=self.run_name,
+                ending=key,
+                threads=threads,
+                began=began,
+                driver=here,
+                validation=self.spec.validation,
+                connect=self.connect,
+            )
             losses: list[_WorkerLostError] = []
             while True:
                 try:
@@ -137,7 +150,16 @@ class Launcher:
 
         device = torch.device("cuda" if self.spec.use_gpu else "cpu")
         tracker = recording(self.tracker, self.curves)
-        return Worker(0, 1, device, self.store, tracker, self.progress, lambda metrics, checkpoint: None)
+        return Worker(
+            0,
+            1,
+            device,
+            self.store,
+            tracker,
+            self.progress,
+            report=lambda metrics, checkpoint: None,
+            validation=validation_of(self.spec.validation),
+        )
 
     def _num_workers(self, *, replacing: bool) -> int:
         """As many as were asked for; after a loss, if no room for them appears in time, perhaps fewer.
@@ -192,8 +214,9 @@ class Launcher:
             ),
         )
         try:
-            result, curves = trainer.fit().return_value  # type: ignore[attr-defined]
+            result, curves, spent = trainer.fit().return_value  # type: ignore[attr-defined]
             self.curves.extend(curves)
+            self.meter.add(*spent)
             return result
         except ray.train.WorkerGroupError as error:
             raise _cause(error.worker_failures) from None
@@ -222,7 +245,7 @@ class _Ended:
 
 
 def _train_loop(config: Mapping[str, Any]) -> Any:
-    """What runs on each worker, inside Ray Train: its result, and the curves it logged."""
+    """What runs on each worker, inside Ray Train: its result, the curves it logged, what was spent beside it."""
     import ray.train
     import ray.train.torch
     import torch
@@ -233,7 +256,8 @@ def _train_loop(config: Mapping[str, Any]) -> Any:
     context = ray.train.get_context()
     rank = context.get_world_rank()
     first_here = context.get_local_rank() == 0
-    record, curves = work.connect() if first_here else NullTracker(), Curves()
+    record = work.connect() if first_here else NullTracker()
+    curves, meter = Curves(), Meter()
     tracker = record if rank == 0 else NullTracker()
     worker = Worker(
         rank=rank,
@@ -244,13 +268,14 @@ def _train_loop(config: Mapping[str, Any]) -> Any:
         progress=RelayedProgress(work.key) if rank == 0 else QuietProgress(),
         report=_Report(rank),
         ending=Told(work.ending, rank),
+        validation=validation_of(work.validation, meter),
     )
     try:
         measured = NullTracker() if socket.gethostname() == work.driver else record
         with record, system_metrics(measured, work.began):
-            return work.train(work.payload, worker), curves
+            return work.train(work.payload, worker), curves, meter.elsewhere
     except Interrupted as interrupted:
-        return _Ended(interrupted.run_name, interrupted.step), curves
+        return _Ended(interrupted.run_name, interrupted.step), curves, meter.elsewhere
 
 
 @dataclass(frozen=True)

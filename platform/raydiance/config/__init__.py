@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         StoreSpec,
         TrackingSpec,
         TuneSpec,
+        ValidationSpec,
     )
     from raydiance.config.project import project_folder
 
@@ -36,6 +37,7 @@ __all__ = [
     "StoreSpec",
     "TrackingSpec",
     "TuneSpec",
+    "ValidationSpec",
     "compose",
     "load_params",
     "params_text",
@@ -55,6 +57,7 @@ _HOME = {
     "StoreSpec": "platform",
     "TrackingSpec": "platform",
     "TuneSpec": "platform",
+    "ValidationSpec": "platform",
     "compose": "composition",
     "load_params": "composition",
     "params_text": "composition",

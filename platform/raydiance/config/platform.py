@@ -19,6 +19,7 @@ __all__ = [
     "StoreSpec",
     "TrackingSpec",
     "TuneSpec",
+    "ValidationSpec",
 ]
 
 Solver = Literal["ddim", "ipndm", "deis", "deis_asinh", "dpmpp", "unipc", "heun"]
@@ -30,9 +31,10 @@ class TuneSpec:
     """What the search for sampling plans may try and how it judges.
 
     By `method` grid about half of the trials screen solvers and grids at `screen_nfe` network calls (None: the
-    middle one of `nfe`); the best of those are then tried at the other numbers of calls. By optuna `round_size`
-    trials at a time are proposed by what the ones before were worth, for quality and cost at once, and of `nfe`,
-    `rhos`, `etas` and `sigma_max` all that lies between the least and the largest may be tried.
+    middle one of `nfe`); the best of those, from each of `sigma_max` in turn, are then tried at the other numbers
+    of calls. By optuna `round_size` trials at a time are proposed by what the ones before were worth, for quality
+    and cost at once, and of `nfe`, `rhos`, `etas` and `sigma_max` all that lies between the least and the largest
+    may be tried.
 
     Judged on `num_samples` noises, against a teacher of `teacher_nfe` calls and against the training latents.
     `draft_nfe` and `standard_nfe` are what plans of these names may spend.
@@ -182,6 +184,22 @@ class RetrySpec:
 
 
 @spec
+class ValidationSpec:
+    """Of a training's checkpoints, while it goes on: what they are worth stands as val/... beside its loss.
+
+    `every` N-th checkpoint has values, and the last one; 0: none has. Under Ray a task that asks for `cpus` and
+    `gpus` finds them, elsewhere a process beside the training; with 0 cpus on one thread, which has what the
+    training leaves. One is worked on at a time, and of those that wait the newest. At the end of a training the
+    last one is waited for, at most `wait_s`.
+    """
+
+    every: Annotated[int, Ge(0)] = 1
+    cpus: Annotated[float, Ge(0)] = 0.0
+    gpus: Annotated[float, Ge(0)] = 0.0
+    wait_s: Annotated[float, Ge(0)] = 300.0
+
+
+@spec
 class ClusterSpec:
     """Ray: where it is, how many workers train together, how many tasks run beside each other.
 
@@ -206,6 +224,7 @@ class ClusterSpec:
     replace_s: Annotated[float, Ge(0)] = 60.0
     grows: bool = False
     retry: RetrySpec = RetrySpec()
+    validation: ValidationSpec = ValidationSpec()
 
     def __post_init__(self) -> None:
         if self.min_workers is not None and self.min_workers > max(self.num_workers, 1):

@@ -14,6 +14,7 @@ from raydiance.tracking.progress import (
 )
 from raydiance.tracking.registry import MemoryRegistry, ModelVersion, Registry
 from raydiance.tracking.run import (
+    Beside,
     InProcess,
     Launch,
     Map,
@@ -21,6 +22,7 @@ from raydiance.tracking.run import (
     ProcessMap,
     Report,
     Run,
+    Validation,
     Worker,
     local_run,
     serial_map,
@@ -29,6 +31,7 @@ from raydiance.tracking.system import system_metrics
 from raydiance.tracking.tracker import MemoryTracker, NullTracker, Tracker, flatten
 
 __all__ = [
+    "Beside",
     "Ending",
     "InProcess",
     "Interrupted",
@@ -49,6 +52,7 @@ __all__ = [
     "Run",
     "Task",
     "Tracker",
+    "Validation",
     "Worker",
     "by_signal",
     "flatten",

@@ -6,7 +6,7 @@ submitted Ray job, because only the Run differs.
 
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "Beside",
     "InProcess",
     "Launch",
     "Map",
@@ -28,6 +29,7 @@ __all__ = [
     "ProcessMap",
     "Report",
     "Run",
+    "Validation",
     "Worker",
     "local_run",
     "serial_map",
@@ -51,12 +53,35 @@ class Report(Protocol):
     def __call__(self, metrics: Mapping[str, float], checkpoint: ArtifactRef | None, /) -> None: ...
 
 
+class Beside(Protocol):
+    """Runs functions of modules, one after the other, on resources of its own, beside what goes on here."""
+
+    def __call__(self, function: Callable[[P], R], payload: P, /) -> Future[R]:
+        """What the function will give, or fail with; so does one whose process is lost."""
+
+    def stop(self) -> None:
+        """End what still runs, which then fails."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How a training's checkpoints are validated while it goes on: every N-th, on a torch device, by a function
+    that `beside` runs elsewhere; the last one is waited for.
+    """
+
+    every: int
+    device: str
+    wait_s: float
+    beside: Callable[[], Beside]
+
+
 @dataclass(frozen=True)
 class Worker:
     """What one training worker knows; on a rank above 0 tracker and progress are silent.
 
     ending: says between steps whether to end; one worker that is told to is enough.
     until: of a search's trials, the step to stop at and be examined.
+    validation: of checkpoints; None: there is none.
     """
 
     rank: int
@@ -68,6 +93,7 @@ class Worker:
     report: Report
     ending: Ending = by_signal
     until: int | None = None
+    validation: Validation | None = None
 
 
 class Launch(Protocol):

@@ -11,10 +11,11 @@ from torch import Tensor
 from raydiance.data.views import ViewDataset
 from raydiance.errors import ConfigError
 from raydiance.fields import Rays, Rendering, VoxelField, render, render_views
+from raydiance.generation.measure import evenly
 from raydiance.metrics import VggPyramid, psnr, read_vgg, ssim
 from raydiance.models import Autodecoder, AutodecoderSpec, save_weights
 from raydiance.spec import spec, to_plain
-from raydiance.storage import ArtifactRef, Draft, PretrainedSpec, pretrained_file, write_json
+from raydiance.storage import ArtifactRef, Draft, PretrainedSpec, Store, pretrained_file, write_json
 from raydiance.tracking import Outcome, Run, Worker
 from raydiance.training.batches import Batch
 from raydiance.training.jobs import Payload, fit_and_keep, launch
@@ -34,10 +35,16 @@ __all__ = [
     "AutodecoderLosses",
     "AutodecoderObjective",
     "AutodecoderTraining",
+    "held_out_psnr",
     "held_out_scores",
     "train_autodecoder",
 ]
 
+VALIDATED_OBJECTS, VALIDATED_VIEWS, VALIDATED_RAYS = (
+    16,
+    2,
+    2**19,
+)  # beside the training; the artifact tells of all
 REFERENCE_FAN_IN = 64  # by experiment: 128 was as good, no scaling at all was worse once there are blocks
 
 
@@ -252,7 +259,12 @@ class AutodecoderObjective(Objective):
 
 
 def held_out_pair(
-    model: Autodecoder, row: int, index: int, views: ViewDataset, which: slice, num_samples: int
+    model: Autodecoder,
+    row: int,
+    index: int,
+    views: ViewDataset,
+    which: slice | list[int],
+    num_samples: int,
 ) -> tuple[Tensor, Tensor]:
     """True and rendered images [V, 3, H, W], over white, of held-out views of object `index` with code `row`."""
     chosen = np.asarray(views.held_out_views)[which]
@@ -314,4 +326,34 @@ def _train(payload: Payload[AutodecoderTraining], worker: Worker) -> ArtifactRef
         write_json(draft.path("spec.json"), described)
         write_json(draft.path("held_out.json"), held_out_scores(model, objects, views, training.num_samples))
 
-    return fit_and_keep("autodecoder", objective, training.loop, payload, worker, write)
+    return fit_and_keep("autodecoder", objective, training.loop, payload, worker, write, validate)
+
+
+def validate(
+    payload: Payload[AutodecoderTraining], store: Store, weights: Mapping[str, Tensor], device: torch.device
+) -> dict[str, float]:
+    """See held_out_psnr; of these weights."""
+    views, training = ViewDataset(store.get(payload.parents["views"])), payload.spec
+    objects = [int(index) for index in views.train_objects]
+    model = Autodecoder(training.model, len(objects))
+    model.load_state_dict(dict(weights))
+    return held_out_psnr(model.to(device), objects, views, training.num_samples)
+
+
+@torch.no_grad()
+def held_out_psnr(
+    model: Autodecoder, objects: Sequence[int], views: ViewDataset, num_samples: int
+) -> dict[str, float]:
+    """PSNR in dB, the mean over VALIDATED_VIEWS held-out views of some objects that have a code: always the
+    same ones, with at most VALIDATED_RAYS in all (or one object); nothing, if no view is held out.
+    """
+    which = evenly(VALIDATED_VIEWS, len(views.held_out_views))
+    if not which:
+        return {}
+    count = max(1, VALIDATED_RAYS // (len(which) * views.size**2))
+    model.eval()
+    pairs = [
+        held_out_pair(model, row, objects[row], views, which, num_samples)
+        for row in evenly(min(count, VALIDATED_OBJECTS), len(objects))
+    ]
+    return {"psnr": float(torch.cat([psnr(shown, truth) for truth, shown in pairs]).mean())}

@@ -3,25 +3,35 @@
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from raydiance.errors import ArtifactError, TrainingError
-from raydiance.storage import ArtifactRef, Store, write_json
+from raydiance.storage import Artifact, ArtifactRef, Store, write_json
 from raydiance.training.averages import PowerAverages, Snapshot
 from raydiance.training.distributed import is_sharded, like_shards_of, whole
 from raydiance.training.ema import Ema
 
-__all__ = ["Checkpoints", "TrainState", "load_checkpoint", "read_snapshots", "save_checkpoint"]
+__all__ = [
+    "Checkpoints",
+    "Seen",
+    "TrainState",
+    "load_checkpoint",
+    "read_averaged",
+    "read_snapshots",
+    "save_checkpoint",
+    "unseen",
+]
 
 TENSORS, SCALARS = "state.safetensors", "state.json"
+Seen: TypeAlias = Callable[[int, ArtifactRef], None]  # told the step of a checkpoint that is there, and where
 
 logger = logging.getLogger("raydiance.training")
 
@@ -102,14 +112,25 @@ def _write(store: Store, run_name: str, copy: Copy) -> ArtifactRef:
     return draft.artifact.ref
 
 
-def load_checkpoint(store: Store, ref: ArtifactRef, state: TrainState) -> None:
-    """Put a saved state into this one, which must have the same networks and the same optimizer."""
-    artifact = store.get(ref)
-    scalars = json.loads(artifact.path(SCALARS).read_text())
+def read_averaged(store: Store, ref: ArtifactRef) -> dict[str, Tensor]:
+    """The weights to use out of a checkpoint, as TrainState.averaged gives them."""
+    parts = _parts(store.get(ref))
+    return parts["ema"] or parts["model"]
+
+
+def _parts(artifact: Artifact) -> dict[str, dict[str, Tensor]]:
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "averages": {}, "optimizer": {}}
     for name, value in load_file(artifact.path(TENSORS)).items():
         part, _, rest = name.partition("/")
         parts[part][rest] = value
+    return parts
+
+
+def load_checkpoint(store: Store, ref: ArtifactRef, state: TrainState) -> None:
+    """Put a saved state into this one, which must have the same networks and the same optimizer."""
+    artifact = store.get(ref)
+    scalars = json.loads(artifact.path(SCALARS).read_text())
+    parts = _parts(artifact)
     try:
         own = state.model.state_dict()
         model = {name: like_shards_of(own.get(name, value), value) for name, value in parts["model"].items()}
@@ -143,16 +164,21 @@ def _lay_like_parameters(optimizer: torch.optim.Optimizer) -> None:
                 entry[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
+def unseen(step: int, ref: ArtifactRef) -> None:
+    """For those who look at no checkpoint."""
+
+
 class Checkpoints:
     """The checkpoints of one run in a store: at most `keep`, the newest last.
 
-    They are written by a thread, one at a time; leaving the context waits for it.
+    They are written by a thread, one at a time; leaving the context waits for it. `seen` is told of each that is
+    written or gone on from.
     """
 
-    def __init__(self, store: Store, run_name: str, *, keep: int = 2) -> None:
+    def __init__(self, store: Store, run_name: str, *, keep: int = 2, seen: Seen = unseen) -> None:
         if keep < 1:
             raise ValueError(f"keep at least 1 checkpoint, got {keep}")
-        self.store, self.run_name, self.keep = store, run_name, keep
+        self.store, self.run_name, self.keep, self.seen = store, run_name, keep, seen
         self._last: ArtifactRef | None = None
         self._writing: Future[ArtifactRef] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -189,6 +215,7 @@ class Checkpoints:
             ):  # the same run elsewhere may just have removed it
                 load_checkpoint(self.store, artifact.ref, state)
                 self._last = artifact.ref
+                self.seen(state.step, artifact.ref)
                 return True
         return False
 
@@ -208,6 +235,7 @@ class Checkpoints:
         if copy.averages:
             _save_snapshots(self.store, self.run_name, copy.averages)
         saved = _write(self.store, self.run_name, copy)
+        self.seen(copy.scalars["step"], saved)
         for ref in self.store.list(kind_of(self.run_name))[: -self.keep]:
             with suppress(ArtifactError):  # the same run elsewhere was faster
                 self.store.delete(ref)

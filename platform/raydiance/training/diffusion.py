@@ -3,6 +3,7 @@ radiance fields towards the fields themselves.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -29,7 +30,7 @@ from raydiance.models import (
     save_weights,
 )
 from raydiance.spec import to_plain
-from raydiance.storage import Artifact, ArtifactRef, Draft, write_json
+from raydiance.storage import Artifact, ArtifactRef, Draft, Store, write_json
 from raydiance.tracking import Outcome, Run, Worker
 from raydiance.training.batches import Batch
 from raydiance.training.claim_draws import DrawSpec, judge_fields
@@ -189,14 +190,35 @@ def train_diffusion(training: Training, run: Run) -> Outcome:
 
 
 def _train(payload: Payload[Training], worker: Worker) -> ArtifactRef | None:
-    training, artifact = payload.spec, worker.store.get(payload.parents["latents"])
+    training, made = payload.spec, _objective(payload, worker.store, worker.device)
+
+    def write(draft: Draft) -> None:
+        save_weights(draft.path("weights.safetensors"), made.objective.model.state_dict())
+        told = {"model": to_plain(training.model), "classes": made.classes, "words": list(made.words)}
+        write_json(draft.path("spec.json"), {**told, **training.described})
+        write_json(draft.path("metrics.json"), {"denoising_loss": denoising_loss(made.objective)})
+
+    return fit_and_keep("denoiser", made.objective, training.loop, payload, worker, write, validate)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What is trained, and the classes and words that it is told."""
+
+    objective: DiffusionObjective
+    classes: Sequence[str]
+    words: Sequence[str]
+
+
+def _objective(payload: Payload[Training], store: Store, device: torch.device) -> _Made:
+    training, artifact = payload.spec, store.get(payload.parents["latents"])
     raw = load_file(artifact.path("latents.safetensors"))
     statistics = RobustStatistics(raw["center"], raw["scale"])
     described = artifact.read_json("latents.json")
     classes = sorted(set(described["categories"]))
     embeddings = training.embeddings if isinstance(training, DiffusionTraining) else None
     texts = read_texts(training.model, embeddings, described)
-    beside = {stage: worker.store.get(ref) for stage, ref in payload.beside.items()}
+    beside = {stage: store.get(ref) for stage, ref in payload.beside.items()}
     views = ViewDataset(beside["render"]) if "render" in beside else None
     objective = DiffusionObjective(
         training,
@@ -205,17 +227,22 @@ def _train(payload: Payload[Training], worker: Worker) -> ArtifactRef | None:
         labels=_labels(training, described["categories"], classes),
         tokens=texts.tokens,
         show=_show(training, artifact, beside.get("train_autodecoder")),
-        view_loss=_view_loss(training, artifact, views, worker.device),
-        judged=_judged(training, artifact, views, worker.device),
+        view_loss=_view_loss(training, artifact, views, device),
+        judged=_judged(training, artifact, views, device),
     )
+    return _Made(objective, classes, texts.words)
 
-    def write(draft: Draft) -> None:
-        save_weights(draft.path("weights.safetensors"), objective.model.state_dict())
-        told = {"model": to_plain(training.model), "classes": classes, "words": list(texts.words)}
-        write_json(draft.path("spec.json"), {**told, **training.described})
-        write_json(draft.path("metrics.json"), {"denoising_loss": denoising_loss(objective)})
 
-    return fit_and_keep("denoiser", objective, training.loop, payload, worker, write)
+def validate(
+    payload: Payload[Training], store: Store, weights: Mapping[str, Tensor], device: torch.device
+) -> dict[str, float]:
+    """The loss at noise and levels that are always the same; of data that it is trained on, since all there is
+    is that.
+    """
+    objective = _objective(payload, store, device).objective
+    objective.model.load_state_dict(dict(weights))
+    objective.model.to(device)
+    return {"loss_on_training_data": denoising_loss(objective)}
 
 
 @torch.no_grad()

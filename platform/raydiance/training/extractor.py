@@ -18,7 +18,7 @@ from raydiance.generation.viewsets import composite
 from raydiance.metrics import ViewNetwork, ViewNetworkSpec
 from raydiance.models import save_weights
 from raydiance.spec import spec, to_plain
-from raydiance.storage import ArtifactRef, Draft, write_json
+from raydiance.storage import ArtifactRef, Draft, Store, write_json
 from raydiance.tracking import Outcome, Run, Worker
 from raydiance.training.batches import Batch
 from raydiance.training.jobs import Payload, fit_and_keep, launch
@@ -135,4 +135,15 @@ def _train(payload: Payload[ExtractorTraining], worker: Worker) -> ArtifactRef |
         write_json(draft.path("spec.json"), {"model": to_plain(training.model)})
         write_json(draft.path("metrics.json"), {"recognised_held_out": objective.recognised()})
 
-    return fit_and_keep("extractor", objective, training.loop, payload, worker, write)
+    return fit_and_keep("extractor", objective, training.loop, payload, worker, write, validate)
+
+
+def validate(
+    payload: Payload[ExtractorTraining], store: Store, weights: Mapping[str, Tensor], device: torch.device
+) -> dict[str, float]:
+    """How many held-out views it knows the object of."""
+    views = ViewDataset(store.get(payload.parents["views"]))
+    objective = RecognitionObjective(payload.spec, views, payload.seed)
+    objective.model.load_state_dict(dict(weights))
+    objective.model.to(device)
+    return {"recognised": objective.recognised()}

@@ -4,6 +4,7 @@ The networks stay as they are. What is found is judged on the held-out views of 
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -17,12 +18,13 @@ from raydiance.data.views import ViewDataset
 from raydiance.errors import ConfigError
 from raydiance.models import Autodecoder, read_autodecoder
 from raydiance.spec import from_plain, spec, to_plain
-from raydiance.storage import Artifact, ArtifactRef, Draft, write_json
+from raydiance.storage import Artifact, ArtifactRef, Draft, Store, write_json
 from raydiance.tracking import Outcome, Run, Worker
 from raydiance.training.autodecoder import (
     AutodecoderLoop,
     AutodecoderObjective,
     AutodecoderTraining,
+    held_out_psnr,
     held_out_scores,
 )
 from raydiance.training.jobs import Payload, fit_and_keep, launch
@@ -127,7 +129,20 @@ def _invert(payload: Payload[InversionSpec], worker: Worker) -> ArtifactRef | No
         write_json(draft.path("latents.json"), {"object_ids": ids, "categories": categories})
         write_json(draft.path("held_out.json"), held_out_scores(model, objects, views, training.num_samples))
 
-    return fit_and_keep("inversion", objective, training.loop, payload, worker, write)
+    return fit_and_keep("inversion", objective, training.loop, payload, worker, write, validate)
+
+
+def validate(
+    payload: Payload[InversionSpec], store: Store, weights: Mapping[str, Tensor], device: torch.device
+) -> dict[str, float]:
+    """See held_out_psnr; of what these weights have found."""
+    stored, trained, latents = (store.get(ref) for ref in payload.parents.values())
+    views = ViewDataset(stored)
+    objects = [int(index) for index in views.test_objects[: payload.spec.max_objects]]
+    model = _start(payload.spec, trained, latents, len(objects))
+    model.load_state_dict(dict(weights))
+    num_samples = _as_training(payload.spec, trained, len(objects)).num_samples
+    return held_out_psnr(model.to(device), objects, views, num_samples)
 
 
 def _start(inversion: InversionSpec, trained: Artifact, latents: Artifact, count: int) -> Autodecoder:

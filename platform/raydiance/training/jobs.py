@@ -8,6 +8,7 @@ from raydiance.spec import to_plain
 from raydiance.storage import Artifact, ArtifactRef, Draft
 from raydiance.tracking import Run, Worker
 from raydiance.training.loop import LoopSpec, Objective, fit
+from raydiance.training.validation import Validate, validating
 
 __all__ = ["Payload", "fit_and_keep", "launch"]
 
@@ -55,19 +56,24 @@ def fit_and_keep(
     payload: Payload[S],
     worker: Worker,
     write: Callable[[Draft], None],
+    validate: Validate[Payload[S]] | None = None,
 ) -> ArtifactRef | None:
-    """Train, and on rank 0 keep what `write` puts into an artifact; by then the model has its averaged weights."""
-    state = fit(objective, loop, worker=worker, run_name=payload.run_name, seed=payload.seed)
-    if worker.rank > 0:
-        return None
-    objective.model.load_state_dict(state.averaged())
-    with worker.store.create(
-        kind,
-        payload.run_name,
-        spec=payload.spec,
-        seeds={"seed": payload.seed},
-        parents=list(payload.parents.values()),
-        meta={"step": state.step, "cpu_s": state.cpu_s},
-    ) as draft:
-        write(draft)
+    """Train, and on rank 0 keep what `write` puts into an artifact; by then the model has its averaged weights.
+
+    validate: a function of a module, tells what a checkpoint's weights are worth while training goes on.
+    """
+    with validating(validate, payload, loop, worker, payload.run_name) as seen:
+        state = fit(objective, loop, worker=worker, run_name=payload.run_name, seed=payload.seed, seen=seen)
+        if worker.rank > 0:
+            return None
+        objective.model.load_state_dict(state.averaged())
+        with worker.store.create(
+            kind,
+            payload.run_name,
+            spec=payload.spec,
+            seeds={"seed": payload.seed},
+            parents=list(payload.parents.values()),
+            meta={"step": state.step, "cpu_s": state.cpu_s},
+        ) as draft:
+            write(draft)
     return draft.artifact.ref

@@ -19,7 +19,7 @@ from raydiance.spec import spec
 from raydiance.tracking import Interrupted, Worker
 from raydiance.training.averages import PowerAverages, gamma_of
 from raydiance.training.batches import Batch
-from raydiance.training.checkpoint import Checkpoints, TrainState
+from raydiance.training.checkpoint import Checkpoints, Seen, TrainState, unseen
 from raydiance.training.distributed import (
     distribute,
     is_sharded,
@@ -150,7 +150,9 @@ def start(objective: Objective, loop: LoopSpec) -> TrainState:
     return TrainState(objective.model, optimizer, ema, averages)
 
 
-def fit(objective: Objective, loop: LoopSpec, *, worker: Worker, run_name: str, seed: int) -> TrainState:
+def fit(
+    objective: Objective, loop: LoopSpec, *, worker: Worker, run_name: str, seed: int, seen: Seen = unseen
+) -> TrainState:
     """Train to the last step, from the newest intact checkpoint of this run name if there is one.
 
     Told to end, it does so after its step, with a checkpoint: raises Interrupted on all workers at the same step.
@@ -162,7 +164,7 @@ def fit(objective: Objective, loop: LoopSpec, *, worker: Worker, run_name: str, 
     plain = copy.deepcopy(objective.model) if loop.shard else objective.model
     module = distribute(objective, worker.device, shard=objective.model if loop.shard else None)
     state = start(objective, loop)
-    checkpoints = Checkpoints(worker.store, run_name, keep=loop.keep_checkpoints)
+    checkpoints = Checkpoints(worker.store, run_name, keep=loop.keep_checkpoints, seen=seen)
     checkpoints.restore(state)
     indices = share(loop.batch_size, worker.rank, worker.world_size)
     precision = choose_precision(loop.precision, worker.device)

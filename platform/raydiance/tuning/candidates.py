@@ -2,13 +2,18 @@
 
 import itertools
 import random
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from typing import TypeVar
 
 from raydiance.config.platform import GridName, Solver, TuneSpec
 from raydiance.diffusion import grids, plans, schedules
 from raydiance.diffusion.plans import SamplingPlan
 from raydiance.spec import digest, spec
 
-__all__ = ["Candidate", "build", "candidates", "teacher_plan"]
+__all__ = ["Candidate", "build", "by_turns", "candidates", "teacher_plan"]
+
+T = TypeVar("T")
 
 MULTISTEP_ORDER = 3
 DPMPP_ORDER = 2
@@ -94,13 +99,17 @@ def candidates(tune: TuneSpec, nfe: int, seed: int) -> list[Candidate]:
         for eta in (tune.etas if solver == "ddim" else (0.0,))
     ]
     random.Random(seed).shuffle(found)
-    kinds: dict[tuple[str, bool], int] = {}
-    turn = []
-    for candidate in found:
-        kind = (candidate.solver, candidate.is_stochastic)
-        kinds[kind] = kinds.get(kind, 0) + 1
-        turn.append(kinds[kind])
-    return [candidate for _, candidate in sorted(zip(turn, found), key=lambda pair: pair[0])]
+    return by_turns(found, lambda candidate: (candidate.solver, candidate.is_stochastic))
+
+
+def by_turns(items: Sequence[T], kind: Callable[[T], Hashable]) -> list[T]:
+    """The first one of each kind, then the second of each, and so on; otherwise as they came."""
+    count = Counter[Hashable]()
+    turns = []
+    for item in items:
+        count[kind(item)] += 1
+        turns.append(count[kind(item)])
+    return [item for _, item in sorted(zip(turns, items), key=lambda pair: pair[0])]
 
 
 def teacher_plan(tune: TuneSpec) -> SamplingPlan:

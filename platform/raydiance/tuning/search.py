@@ -19,7 +19,7 @@ from raydiance.diffusion.plans import SamplingPlan, from_json
 from raydiance.errors import ClusterError
 from raydiance.spec import canonical_json
 from raydiance.storage import ArtifactRef
-from raydiance.tuning.candidates import Candidate, build, candidates
+from raydiance.tuning.candidates import Candidate, build, by_turns, candidates
 from raydiance.tuning.judge import Score
 from raydiance.tuning.proposals import proposed
 
@@ -61,13 +61,13 @@ def screened(tune: TuneSpec, seed: int) -> list[Candidate]:
 
 
 def scaled(tune: TuneSpec, seed: int, results: Sequence[Result]) -> list[Candidate]:
-    """The trials after the screening: its best candidates at the other numbers of calls, the best one first.
+    """The trials after the screening: its best candidates at the other numbers of calls.
 
-    Where those are few, what is left of the trials goes to more screening.
+    The best from each sigma_max first: what starts low is ahead at few calls, and has a floor that no number of
+    calls goes below. Where those are few, what is left of the trials goes to more screening.
     """
-    wanted = [
-        replace(result.candidate, nfe=nfe) for result in winners(tune, results) for nfe in tune.levels[1:]
-    ]
+    turns = by_turns(winners(tune, results), lambda result: result.candidate.sigma_max)
+    wanted = [replace(result.candidate, nfe=nfe) for result in turns for nfe in tune.levels[1:]]
     wanted += candidates(tune, tune.levels[0], seed)[len(results) :]
     return wanted[: max(0, tune.num_trials - len(results))]
 
