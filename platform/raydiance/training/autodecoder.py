@@ -40,11 +40,8 @@ __all__ = [
     "train_autodecoder",
 ]
 
-VALIDATED_OBJECTS, VALIDATED_VIEWS, VALIDATED_RAYS = (
-    16,
-    2,
-    2**19,
-)  # beside the training; the artifact tells of all
+# beside the training; the artifact tells of all
+VALIDATED_OBJECTS, VALIDATED_VIEWS, VALIDATED_RAYS = 16, 2, 2**19
 REFERENCE_FAN_IN = 64  # by experiment: 128 was as good, no scaling at all was worse once there are blocks
 
 
