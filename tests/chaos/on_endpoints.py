@@ -31,7 +31,7 @@ from raydiance.errors import RequestError
 from raydiance.serving import AsyncClient
 from raydiance.storage import Store
 
-__all__ = ["FAULTS", "ask", "killed_head"]
+__all__ = ["FAULTS", "ask", "end", "killed_head"]
 
 BOUND_S = 120.0
 SLOW_S, AFTER_S = 5.0, 8.0
@@ -212,9 +212,15 @@ print(urllib.request.urlopen(asked, timeout=10).read().decode())
 @functools.cache
 def endpoint() -> Endpoint:
     """One for all trials: its head is killed and comes back in each."""
-    found = Endpoint()
-    atexit.register(found.__exit__, None, None, None)
-    return found.__enter__()
+    atexit.register(end)
+    return Endpoint().__enter__()
+
+
+def end() -> None:
+    """Take it down, if it is there."""
+    if endpoint.cache_info().currsize:
+        endpoint().__exit__(None, None, None)
+        endpoint.cache_clear()
 
 
 def killed_head(phase: str, random: Random, folder: Path) -> Trial:

@@ -19,7 +19,7 @@ from tests.conftest import ROOT
 from raydiance.cluster import stack
 from raydiance.cluster.services import started, stop
 
-__all__ = ["FAULTS", "killed_head"]
+__all__ = ["FAULTS", "end", "killed_head"]
 
 BOUND_S = 180.0
 
@@ -29,8 +29,15 @@ def place() -> Path:
     """The folder of one stack for all trials: its head is killed and comes back in each."""
     found = place_of_our_own("stack")
     up(found)
-    atexit.register(stack.down, found, tell=_quiet)
+    atexit.register(end)
     return found
+
+
+def end() -> None:
+    """Take it down, if it is there."""
+    if place.cache_info().currsize:
+        stack.down(place(), tell=_quiet)
+        place.cache_clear()
 
 
 def up(folder: Path) -> dict[str, str]:

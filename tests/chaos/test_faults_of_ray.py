@@ -5,9 +5,8 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from tests.chaos import on_endpoints
+from tests.chaos import on_endpoints, on_stack
 from tests.chaos.on_ray import killed_driver, killed_workers
-from tests.chaos.on_stack import killed_head
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -36,7 +35,10 @@ def test_a_worker_of_two_that_is_killed_is_replaced(tmp_path: Path) -> None:
 
 def test_after_the_loss_of_the_head_the_same_submission_goes_on(tmp_path: Path) -> None:
     """F4: the local stack is started, killed, and started again."""
-    trial = killed_head("head", Random(0), tmp_path)
+    try:
+        trial = on_stack.killed_head("head", Random(0), tmp_path)
+    finally:
+        on_stack.end()
     assert trial.passed, trial
 
 
@@ -44,5 +46,8 @@ def test_after_the_loss_of_the_head_the_same_submission_goes_on(tmp_path: Path) 
 @pytest.mark.needs("redis")
 def test_an_endpoint_does_without_the_head_whose_state_is_in_redis(tmp_path: Path) -> None:
     """F4: a Ray of two nodes, deployed to as KubeRay does it; its head is killed and comes back."""
-    trial = on_endpoints.killed_head("with Redis", Random(0), tmp_path)
+    try:
+        trial = on_endpoints.killed_head("with Redis", Random(0), tmp_path)
+    finally:
+        on_endpoints.end()
     assert trial.passed, trial
