@@ -1,6 +1,5 @@
 """Faults of the object store, on Ceph: F1, F8, F9, F20, each against a bucket of its own."""
 
-import atexit
 import functools
 import os
 import secrets
@@ -16,7 +15,7 @@ from tests.chaos import work
 from tests.chaos.ceph import PROGRAMS, USER, Ceph
 from tests.chaos.on_processes import NUM_CHECKPOINTS, follow_up, run, start
 from tests.chaos.outside import committed, contents, leftovers, torn
-from tests.chaos.trial import Fault, Trial, singly
+from tests.chaos.trial import ENDINGS, Fault, Trial, singly
 from tests.chaos.work import Plan
 
 from raydiance.errors import StoreError
@@ -33,7 +32,7 @@ BOUND_S = 120.0
 def ceph() -> Ceph:
     """One for all trials; this process finds it, too."""
     found = Ceph()
-    atexit.register(found.__exit__, None, None, None)
+    ENDINGS.callback(found.__exit__, None, None, None)
     os.environ.update(found.environment())
     return found.__enter__()
 

@@ -1,7 +1,6 @@
 """F4 where Ray's head keeps its state in Redis: an endpoint does without it until it is back."""
 
 import asyncio
-import atexit
 import functools
 import hashlib
 import json
@@ -23,7 +22,7 @@ from typing import Any, Self
 import psutil
 import yaml
 from tests.chaos.apart import Apart
-from tests.chaos.trial import Fault, Trial, singly
+from tests.chaos.trial import ENDINGS, Fault, Trial, singly
 from tests.conftest import ROOT, running
 from tests.support.bundles import tiny_bundle
 
@@ -212,7 +211,7 @@ print(urllib.request.urlopen(asked, timeout=10).read().decode())
 @functools.cache
 def endpoint() -> Endpoint:
     """One for all trials: its head is killed and comes back in each."""
-    atexit.register(end)
+    ENDINGS.callback(end)
     return Endpoint().__enter__()
 
 

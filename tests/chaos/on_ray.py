@@ -1,6 +1,5 @@
 """Faults under Ray: a worker (F1), the driver (F2), a node (F3), the head (F4)."""
 
-import atexit
 import functools
 import json
 import os
@@ -19,7 +18,7 @@ import psutil
 from tests.chaos.on_processes import HERE, each_once, golden_of_two
 from tests.chaos.outside import History, committed, contents, history, leftovers, torn
 from tests.chaos.ray_nodes import Cluster
-from tests.chaos.trial import Fault, Trial, singly
+from tests.chaos.trial import ENDINGS, Fault, Trial, singly
 from tests.chaos.work import PHASES, Plan
 from tests.conftest import ROOT
 
@@ -46,7 +45,7 @@ EVERY = 7  # steps between checkpoints
 def cluster() -> Cluster:
     """One head with one core for all trials; nodes come and go."""
     found = Cluster()
-    atexit.register(found.__exit__, None, None, None)
+    ENDINGS.callback(found.__exit__, None, None, None)
     return found.__enter__()
 
 

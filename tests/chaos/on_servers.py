@@ -1,6 +1,5 @@
 """Faults of the servers round a training: MLflow (F6), PostgreSQL under it (F7), two promoters (F20)."""
 
-import atexit
 import functools
 import os
 import signal
@@ -15,7 +14,7 @@ from random import Random
 from tests.chaos import work
 from tests.chaos.on_processes import start
 from tests.chaos.outside import History, contents, history, torn
-from tests.chaos.trial import Fault, Trial, place_of_our_own, singly
+from tests.chaos.trial import ENDINGS, Fault, Trial, place_of_our_own, singly
 from tests.chaos.work import Plan
 from tests.conftest import free_port
 
@@ -73,7 +72,7 @@ def record(*, postgres: bool) -> Record:
     for each in (below, above):
         if each:
             each.start()
-            atexit.register(each.stop)
+            ENDINGS.callback(each.stop)
     return Record(above, below, database)
 
 

@@ -1,6 +1,5 @@
 """F4: the head of the local stack is lost while a job runs on it."""
 
-import atexit
 import functools
 import os
 import re
@@ -13,7 +12,7 @@ from pathlib import Path
 from random import Random
 
 from tests.chaos.outside import contents, torn
-from tests.chaos.trial import Fault, Trial, place_of_our_own, singly
+from tests.chaos.trial import ENDINGS, Fault, Trial, place_of_our_own, singly
 from tests.conftest import ROOT
 
 from raydiance.cluster import stack
@@ -29,7 +28,7 @@ def place() -> Path:
     """The folder of one stack for all trials: its head is killed and comes back in each."""
     found = place_of_our_own("stack")
     up(found)
-    atexit.register(end)
+    ENDINGS.callback(end)
     return found
 
 

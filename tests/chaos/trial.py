@@ -6,11 +6,17 @@ import shutil
 import statistics
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
 
-__all__ = ["Fault", "Trial", "place_of_our_own", "read", "singly", "table"]
+__all__ = ["ENDINGS", "Fault", "Trial", "place_of_our_own", "read", "singly", "table"]
+
+ENDINGS = ExitStack()
+"""What all trials share is taken down here, when the process ends, or before."""
+
+atexit.register(ENDINGS.close)
 
 
 @dataclass
@@ -60,7 +66,7 @@ def place_of_our_own(name: str) -> Path:
     """A folder that others may look into (PostgreSQL has a user of its own), until this process ends."""
     folder = Path(tempfile.mkdtemp(prefix=f"raydiance-{name}-"))
     folder.chmod(0o711)
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    ENDINGS.callback(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 
