@@ -3,7 +3,6 @@
 import os
 import sys
 import threading
-from dataclasses import replace
 
 import pytest
 from tests.serving.conftest import SPEC
@@ -34,7 +33,7 @@ def test_a_replica_that_is_up_has_the_usual_claim_to_a_core(store: Store, artifa
             """Serve awaits the other one."""
 
     before = set(threading.enumerate())
-    replica = Bare(store, artifact.ref, replace(SPEC, replicas=2))
+    replica = Bare(store, artifact.ref, SPEC)
     try:
         started = set(threading.enumerate()) - before
         assert {"ticks", "finish_0"} <= {thread.name for thread in started}

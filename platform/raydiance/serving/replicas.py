@@ -20,27 +20,26 @@ from raydiance.storage import ArtifactRef, Store
 __all__ = ["Replica", "unhurried"]
 
 R = TypeVar("R")
-NICENESS = 5  # a third of the claim to a core that another replica's ticks have
+NICENESS = 10  # a tenth of the claim to a core that another replica's ticks have
 
 
 class Replica:
     """As a Serve deployment. Errors that belong to the request come back as values.
 
-    One of several starts, which is seconds of imports, beside others that have requests to answer, perhaps those
-    of the replica in whose place it comes: so it leaves them the cores until it is up.
+    One starts, which is seconds of imports, beside others that have requests to answer, such as the one in whose
+    place it comes: so it leaves them the cores until it is up.
     """
 
     def __init__(self, store: Store, ref: ArtifactRef, spec: ServeSpec, tracking: str | None = None) -> None:
         only_on_loopback()
-        start = unhurried if (spec.max_replicas or spec.replicas) > 1 else at_once
-        start(lambda: import_module("raydiance.serving.local"))
+        unhurried(lambda: import_module("raydiance.serving.local"))
         from raydiance.serving.local import Here
         from raydiance.serving.sampler import Sampler
         from raydiance.serving.shelf import Shelf
 
         self._spec = spec
         own = Sampler(store.get(ref), spec)  # not in there: the ticks' thread would stay as unhurried
-        start(own.warm_up)
+        unhurried(own.warm_up)
         self._shelf = Shelf(own, spec, store, tracking)
         self._here = Here(self._shelf)
 
@@ -82,11 +81,6 @@ class Replica:
 
     async def __del__(self) -> None:
         await asyncio.to_thread(self._shelf.close, self._spec.drain_timeout_s)
-
-
-def at_once(work: Callable[[], R]) -> R:
-    """What the work returns."""
-    return work()
 
 
 def unhurried(work: Callable[[], R]) -> R:
