@@ -23,7 +23,7 @@ with warnings.catch_warnings():
 
 __all__ = ["CAPACITY_S", "CROWD", "SPEC", "Case", "cpu_s", "pids", "processes", "rss_mb", "running_replicas"]
 
-SPEC = ServeSpec(port=0, slots=8, queue=16, max_requests=100_000, cpus_per_replica=0.5, follow_s=0.5)
+SPEC = ServeSpec(port=0, slots=8, max_requests=100_000, cpus_per_replica=0.5, follow_s=0.5)
 CROWD, CAPACITY_S = 16, 8.0
 ACTORS = {
     "replica": "SERVE_REPLICA::raydiance#",
