@@ -187,12 +187,8 @@ class Endpoint:
 
     def _accepts(self, place: str, port: int) -> bool:
         probe = f"import socket; socket.create_connection(('{self.apart.address(place)}', {port}), 2)"
-        return (
-            subprocess.run(
-                self.apart.inside(place, [sys.executable, "-c", probe]), check=False, capture_output=True
-            ).returncode
-            == 0
-        )
+        command = self.apart.inside(place, [sys.executable, "-c", probe])
+        return subprocess.run(command, check=False, capture_output=True).returncode == 0
 
     def _from_b(self, url: str) -> str:
         headers = f"Authorization: Bearer {self.token}"
