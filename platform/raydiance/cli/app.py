@@ -84,13 +84,25 @@ def submit(
 @app.command()
 def compose(
     overrides: Overrides = None,
-    out: Annotated[Path, typer.Option(help="Where to write the settings.")] = Path("params.yaml"),
+    out: Annotated[
+        Path | None, typer.Option(help="Write one experiment's settings there, and nothing for DVC.")
+    ] = None,
 ) -> None:
-    """Write params.yaml, which the stages of dvc.yaml read."""
-    from raydiance.config import write_params
+    """Write what dvc.yaml reads: params.yaml names the experiments, params/NAME.yaml has the settings of each.
 
-    experiment = write_params(out, overrides or [])
-    print(f"{out}: experiment {experiment.name}, size {experiment.size}, seed {experiment.seed}")
+    Several values of a setting make several experiments: seed=0,1,2 or seed=range(0,3).
+    """
+    from raydiance.config import write_params
+    from raydiance.config.pipeline import fan_out, params_of, write_pipeline
+
+    if out:
+        written = {out: write_params(out, overrides or [])}
+    else:
+        found = fan_out(overrides or [])
+        write_pipeline(found)
+        written = {params_of(each.experiment.name): each.experiment for each in found}
+    for path, made in written.items():
+        print(f"{path}: experiment {made.name}, size {made.size}, seed {made.seed}")
 
 
 @app.command()
@@ -99,7 +111,10 @@ def pipeline(
     dry_run: Annotated[bool, typer.Option(help="Only say what would run.")] = False,
     force: Annotated[bool, typer.Option(help="Run all stages, changed or not.")] = False,
 ) -> None:
-    """Compose, then run each stage whose settings or inputs changed (kind latent: dvc repro)."""
+    """Compose, then run each stage whose settings or inputs changed (kind latent: dvc repro).
+
+    Several values of a setting make several experiments: seed=0,1,2 or seed=range(0,3).
+    """
     from raydiance.cli.work import run_pipeline
 
     run_pipeline(overrides or [], dry_run=dry_run, force=force)
@@ -108,14 +123,14 @@ def pipeline(
 @app.command()
 def stages(
     overrides: Overrides = None,
-    params: Annotated[Path, typer.Option(help="The pipeline's settings, if no others are given.")] = Path(
-        "params.yaml"
-    ),
 ) -> None:
-    """How the stages stand: done, stale or missing, since when, what they took, what they made."""
+    """How the stages stand: done, stale or missing, since when, what they took, what they made.
+
+    Of the experiments that params.yaml names, or that the settings given make.
+    """
     from raydiance.cli.record import print_stages
 
-    print_stages(params, overrides or [])
+    print_stages(overrides or [])
 
 
 @app.command()
@@ -143,7 +158,7 @@ def demo(
 
 @app.command()
 def report(
-    params: Annotated[Path, typer.Option(help="The pipeline's settings.")] = Path("params.yaml"),
+    params: Annotated[Path, typer.Option(help="The experiment's settings: params/NAME.yaml.")],
     out: Annotated[
         Path | None, typer.Option(help="Where to write it, if not beside the stages' pointers.")
     ] = None,

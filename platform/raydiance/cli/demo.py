@@ -9,7 +9,7 @@ from pathlib import Path
 from raydiance.cli.endpoint import resolve_in, served
 from raydiance.cli.report import UI, Results
 from raydiance.cli.work import run_pipeline
-from raydiance.config import compose, load_params
+from raydiance.config import compose
 from raydiance.serving import Client, running
 
 __all__ = ["run_demo"]
@@ -18,9 +18,9 @@ __all__ = ["run_demo"]
 def run_demo(overrides: Sequence[str], out: Path, seed: int) -> None:
     """Everything from nothing; says at the end where it all is and how to go on."""
     started = time.monotonic()
-    served(compose(overrides))
+    experiment = served(compose(overrides))
     run_pipeline(overrides)
-    results = Results.of(served(load_params(Path("params.yaml"))))
+    results = Results.of(experiment)
     out.mkdir(parents=True, exist_ok=True)
     made, curl = _ask_the_endpoint(results, out, seed)
     report = out / "report.html"

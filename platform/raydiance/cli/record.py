@@ -2,21 +2,33 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from raydiance.config import Experiment
 
 __all__ = ["COST_BY", "collect_garbage", "print_cost", "print_stages"]
 
 COST_BY = ("experiment", "stage", "size", "run")
 
 
-def print_stages(params: Path, overrides: Sequence[str]) -> None:
-    """A row for each stage of the experiment in params.yaml, or of the one that the overrides make."""
+def print_stages(overrides: Sequence[str]) -> None:
+    """A table for each experiment that the overrides make, or that params.yaml names: a row for each stage."""
+    from raydiance.config.pipeline import NAMES, fan_out, read_pipeline
+
+    named = NAMES.exists() and not overrides
+    experiments = read_pipeline() if named else [each.experiment for each in fan_out(overrides)]
+    for experiment in experiments:
+        if len(experiments) > 1:
+            print(f"{experiment.name}, size {experiment.size}, seed {experiment.seed}")
+        _print_stages_of(experiment)
+
+
+def _print_stages_of(experiment: "Experiment") -> None:
     from raydiance.cli.tables import age, print_table, seconds
     from raydiance.cluster.stages import states
-    from raydiance.config import compose, load_params
     from raydiance.storage import Store
 
-    experiment = load_params(params) if params.exists() and not overrides else compose(overrides)
     found = states(experiment, Store.open(experiment.store.url, experiment.store.quota))
     pages = _pages(experiment.tracking.url, [each.pointer.run_id for each in found if each.pointer])
     rows = []

@@ -13,6 +13,7 @@ from raydiance.errors import ClusterError, ConfigError
 
 if TYPE_CHECKING:
     from raydiance.config import Experiment
+    from raydiance.config.pipeline import Composed
 
 __all__ = ["environment", "run_job", "run_pipeline", "run_ui", "submit_job"]
 
@@ -45,29 +46,34 @@ def submit_job(
 
 
 def run_pipeline(overrides: Sequence[str], *, dry_run: bool = False, force: bool = False) -> None:
-    """Run each stage whose settings or inputs changed; ends the process where one fails.
+    """Run each stage whose settings or inputs changed, of each experiment that the overrides make; raises
+    ClusterError where one fails.
 
-    dvc.yaml holds the stages of kind latent, which DVC runs by the params.yaml written here; the stages of other
-    kinds run from here, by the same rule.
+    dvc.yaml holds the stages of kind latent, which DVC runs by what is written here; the stages of other kinds run
+    from here, by the same rule.
     """
-    from raydiance.config import compose
+    from raydiance.config.pipeline import fan_out
 
-    experiment = compose(overrides)
-    print(f"pipeline of {experiment.name}, size {experiment.size}, seed {experiment.seed}", file=sys.stderr)
-    if experiment.kind == "latent":
-        _reproduce(experiment, overrides, dry_run=dry_run, force=force)
-    else:
-        _run_stages(experiment, overrides, dry_run=dry_run, force=force)
-
-
-def _reproduce(experiment: "Experiment", overrides: Sequence[str], *, dry_run: bool, force: bool) -> None:
-    from raydiance.config import write_params
-
+    found = fan_out(overrides)
+    for each in found:
+        made = each.experiment
+        print(f"pipeline of {made.name}, size {made.size}, seed {made.seed}", file=sys.stderr)
     os.chdir(project_folder())
-    write_params(Path("params.yaml"), overrides)
+    if walked := [each for each in found if each.experiment.kind == "latent"]:
+        _reproduce(walked, dry_run=dry_run, force=force)
+    for each in found:
+        if each not in walked:
+            _run_stages(each, dry_run=dry_run, force=force)
+
+
+def _reproduce(found: "Sequence[Composed]", *, dry_run: bool, force: bool) -> None:
+    from raydiance.config.pipeline import write_pipeline
+
+    write_pipeline(found)
     if not (dry_run or force):
-        _tell_dvc(experiment)
+        _tell_dvc([each.experiment for each in found])
     options = [*(["--dry"] if dry_run else []), *(["--force"] if force else [])]
+    options += ["--keep-going"] if len(found) > 1 else []  # one that fails leaves the others alone
     done = subprocess.run([*DVC, "repro", *options], env=environment(), check=False)
     if done.returncode:
         raise ClusterError(
@@ -76,31 +82,33 @@ def _reproduce(experiment: "Experiment", overrides: Sequence[str], *, dry_run: b
         )
 
 
-def _tell_dvc(experiment: "Experiment") -> None:
-    """Tell DVC of the stages that are done, where its lock does not know them.
-
-    The lock holds each stage once, of the experiment that came last; the pointers of all stand side by side.
-    """
+def _tell_dvc(experiments: "Sequence[Experiment]") -> None:
+    """Tell DVC of the stages that are done by their pointers, where its lock does not know them."""
     from raydiance.cluster.pointers import folder_of
     from raydiance.cluster.stages import states
     from raydiance.config.files import read_yaml
     from raydiance.config.stages import stages_of
     from raydiance.storage import Store
 
-    path, outputs = Path("dvc.lock"), folder_of(experiment.name)
+    path = Path("dvc.lock")
     locked = read_yaml(path)["stages"] if path.exists() else {}
-    known = {stage for stage, entry in locked.items() if Path(entry["outs"][0]["path"]).parent == outputs}
-    if not outputs.exists() or known.issuperset(stages_of(experiment)):
-        return
-    found = states(experiment, Store.open(experiment.store.url, experiment.store.quota))
-    if done := [each.stage for each in found if each.state == "done" and each.stage not in known]:
-        subprocess.run([*DVC, "commit", "--force", "--quiet", *done], env=environment(), check=True)
+    unknown: list[str] = []
+    for each in experiments:
+        names = {stage: f"{stage}@{each.name}" for stage in stages_of(each)}
+        if folder_of(each.name).exists() and not locked.keys() >= set(names.values()):
+            found = states(each, Store.open(each.store.url, each.store.quota))
+            unknown += [
+                names[at.stage] for at in found if at.state == "done" and names[at.stage] not in locked
+            ]
+    if unknown:
+        subprocess.run([*DVC, "commit", "--force", "--quiet", *unknown], env=environment(), check=True)
 
 
-def _run_stages(experiment: "Experiment", overrides: Sequence[str], *, dry_run: bool, force: bool) -> None:
+def _run_stages(composed: "Composed", *, dry_run: bool, force: bool) -> None:
     from raydiance.cluster.stages import states
     from raydiance.storage import Store
 
+    experiment, reuse = composed.experiment, [] if force else ["--reuse"]
     store = Store.open(experiment.store.url, experiment.store.quota)
     for number in range(len(states(experiment, store))):
         stage = states(experiment, store)[number]  # anew: it depends on what those before it have made
@@ -110,7 +118,7 @@ def _run_stages(experiment: "Experiment", overrides: Sequence[str], *, dry_run: 
         print(f"{stage.stage}: {stage.why or 'forced'}", flush=True)
         if dry_run:
             continue
-        command = [sys.executable, "-m", "raydiance.cli", "run", stage.stage, *overrides]
+        command = [sys.executable, "-m", "raydiance.cli", "run", stage.stage, *composed.overrides, *reuse]
         done = subprocess.run(command, env=environment(), check=False)
         if done.returncode:
             raise ClusterError(

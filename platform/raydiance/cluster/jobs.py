@@ -15,11 +15,10 @@ from urllib.parse import urlsplit
 
 from raydiance.cluster.following import Ending, OnInterrupt, first_line, follow, jobs_client
 from raydiance.cluster.package import PARAMS, package
-from raydiance.cluster.pointers import folder_of, read_record, resolve_input
+from raydiance.cluster.pointers import folder_of, read_record
 from raydiance.cluster.room import nodes_at, refuse_impossible
-from raydiance.cluster.runs import Command, inputs_given, parent_of, read_settings
+from raydiance.cluster.runs import Command, gather, parent_of, read_settings, taken_over
 from raydiance.config import Experiment, RetrySpec, params_text, project_folder
-from raydiance.config.stages import inputs_of
 from raydiance.errors import ClusterError
 from raydiance.spec import digest
 from raydiance.storage import Store, code_version
@@ -70,6 +69,8 @@ def submit(
     experiment = read_settings(command)
     refuse_impossible(experiment.cluster, nodes_at(address))
     store = Store.open(experiment.store.url, experiment.store.quota)
+    if command.reuse and taken_over(command, experiment, gather(command, experiment, store), store):
+        return 0
     with tempfile.TemporaryDirectory() as folder:
         submission = prepare(command, experiment, store, Path(folder))
         job_id = _begin(client, submission, address, stream)
@@ -116,10 +117,7 @@ def fetch_results(store: Store, record: str, experiment: str, job_id: str) -> No
 
 def prepare(command: Command, experiment: Experiment, store: Store, folder: Path) -> Submission:
     """Resolve the inputs here, where the pointers are, and pack code and settings."""
-    given, pointers = inputs_given(command, experiment), folder_of(experiment.name)
-    inputs = {
-        name: resolve_input(name, store, given, pointers).ref for name in inputs_of(experiment, command.stage)
-    }
+    inputs = {name: artifact.ref for name, artifact in gather(command, experiment, store).items()}
     parent = command.parent or parent_of(experiment, command.stage)
     project = project_folder()
     archive = package(project, params_text(experiment, command.overrides), folder)
@@ -139,7 +137,7 @@ def prepare(command: Command, experiment: Experiment, store: Store, folder: Path
         arguments += ["--parent", parent]
     if command.fresh:
         arguments += ["--fresh"]
-    data = dvc_tags(project)
+    data = dvc_tags(project, experiment.name)
     return Submission(
         name=name,
         stage=command.stage,

@@ -15,7 +15,7 @@ from raydiance.spec import digest, to_plain
 from raydiance.storage import Artifact, Store
 from raydiance.tracking.address import reach
 
-__all__ = ["plan", "print_plan", "run_name", "steps_of"]
+__all__ = ["plan", "print_plan", "run_name", "same_work", "steps_of"]
 
 
 def run_name(experiment: Experiment, stage: str, inputs: Mapping[str, Artifact]) -> str:
@@ -26,6 +26,11 @@ def run_name(experiment: Experiment, stage: str, inputs: Mapping[str, Artifact])
         "inputs": {name: artifact.ref.sha256 for name, artifact in inputs.items()},
     }
     return f"{experiment.name}-{stage}-{digest(made_from)}"
+
+
+def same_work(one: str | None, other: str) -> bool:
+    """Whether runs of a stage, by their names, have the same seed, spec and inputs, be it in two experiments."""
+    return one is not None and one.rpartition("-")[2] == other.rpartition("-")[2]
 
 
 def print_plan(experiment: Experiment, stage: str, store: Store, given: Mapping[str, str]) -> None:

@@ -10,22 +10,21 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from raydiance.config.project import OUTPUTS
 from raydiance.errors import ArtifactError, ConfigError
 from raydiance.spec import from_plain, spec, to_plain
 from raydiance.storage import Artifact, ArtifactRef, Store, write_json
 
 __all__ = [
-    "FOLDER",
     "Pointer",
     "folder_of",
     "read_pointer",
     "read_record",
     "resolve_input",
+    "write_pointer",
     "write_record",
     "write_results",
 ]
-
-FOLDER = Path("outputs/pipeline")  # below it a folder for each experiment
 
 
 @spec
@@ -51,7 +50,7 @@ class Pointer:
 
 def folder_of(experiment: str) -> Path:
     """Where the stages of an experiment, by its name, leave their pointers."""
-    return FOLDER / experiment
+    return OUTPUTS / experiment
 
 
 def read_pointer(stage: str, folder: Path) -> Pointer | None:
@@ -104,9 +103,15 @@ def write_results(
     for name, rows in tables.items():
         files.append(folder / "plots" / f"{stage}-{name}.csv")
         _write_csv(files[-1], rows)
-    files.append(folder / f"{stage}.json")
-    write_json(files[-1], to_plain(pointer))
+    files.append(write_pointer(pointer, folder))
     return files
+
+
+def write_pointer(pointer: Pointer, folder: Path) -> Path:
+    """Leave the pointer in the folder of its experiment, after all that belongs to it."""
+    path = folder / f"{pointer.stage}.json"
+    write_json(path, to_plain(pointer))
+    return path
 
 
 def write_record(store: Store, name: str, files: Sequence[Path], folder: Path) -> None:

@@ -22,6 +22,7 @@ from raydiance.cluster.pointers import (
     write_results,
 )
 from raydiance.cluster.record import connect_to, open_record, tell_how_to_repeat
+from raydiance.cluster.reuse import reuse
 from raydiance.cluster.room import nodes_of, refuse_impossible
 from raydiance.cluster.session import session
 from raydiance.cluster.stages import states
@@ -41,7 +42,18 @@ from raydiance.tracking import (
     system_metrics,
 )
 
-__all__ = ["Command", "Job", "execute", "inputs_given", "main", "parent_of", "parse", "read_settings"]
+__all__ = [
+    "Command",
+    "Job",
+    "execute",
+    "gather",
+    "inputs_given",
+    "main",
+    "parent_of",
+    "parse",
+    "read_settings",
+    "taken_over",
+]
 
 Job: TypeAlias = Callable[[Experiment, Run], Outcome]
 
@@ -57,6 +69,7 @@ class Command:
     parent: str | None = None
     record: str | None = None
     fresh: bool = False
+    reuse: bool = False
     dry_run: bool = False
 
 
@@ -87,18 +100,17 @@ def execute(command: Command, job: Job, *, ray: bool = False) -> Pointer | None:
     """Carry out a command: the pointer that was left, or None after a dry run."""
     experiment = read_settings(command)
     store = Store.open(experiment.store.url, experiment.store.quota)
-    given, folder = inputs_given(command, experiment), folder_of(experiment.name)
     if command.dry_run:
-        print_plan(experiment, command.stage, store, given)
+        print_plan(experiment, command.stage, store, inputs_given(command, experiment))
         left = [each for each in states(experiment, store) if each.state != "done"]
         print(
             f"{'pipeline':<12}{', '.join(f'{each.stage} ({each.state})' for each in left) or 'all is done'}"
         )
         refuse_impossible(experiment.cluster, nodes_of(experiment.cluster))
         return None
-    inputs = {
-        name: resolve_input(name, store, given, folder) for name in inputs_of(experiment, command.stage)
-    }
+    inputs = gather(command, experiment, store)
+    if pointer := taken_over(command, experiment, inputs, store):
+        return pointer
     name = run_name(experiment, command.stage, inputs)
     if command.fresh:
         delete_checkpoints(store, name)
@@ -133,11 +145,23 @@ def execute(command: Command, job: Job, *, ray: bool = False) -> Pointer | None:
             parent_run_id=tracker.parent_id,
         )
     tables = dict(outcome.tables) | ({"curves": curves.rows} if curves.rows else {})
-    files = write_results(pointer, metrics, tables, folder)
+    files = write_results(pointer, metrics, tables, folder_of(experiment.name))
     if command.record:
-        write_record(store, command.record, files, folder)
+        write_record(store, command.record, files, folder_of(experiment.name))
     delete_checkpoints(store, name)
     print(f"{command.stage}: {ref.key} after {duration_s:.1f} s", file=sys.stderr)
+    return pointer
+
+
+def taken_over(
+    command: Command, experiment: Experiment, inputs: Mapping[str, Artifact], store: Store
+) -> Pointer | None:
+    """What another experiment has of this very work, if the command may take that; says so."""
+    if not command.reuse:
+        return None
+    pointer = reuse(experiment, command.stage, run_name(experiment, command.stage, inputs), store)
+    if pointer:
+        print(f"{command.stage}: {pointer.key}, of {pointer.run_name}", file=sys.stderr)
     return pointer
 
 
@@ -200,6 +224,12 @@ def inputs_given(command: Command, experiment: Experiment) -> Mapping[str, str]:
     return given
 
 
+def gather(command: Command, experiment: Experiment, store: Store) -> dict[str, Artifact]:
+    """The inputs of the stage: those given by key, else those that the pointers name."""
+    given, folder = inputs_given(command, experiment), folder_of(experiment.name)
+    return {name: resolve_input(name, store, given, folder) for name in inputs_of(experiment, command.stage)}
+
+
 def parent_of(experiment: Experiment, stage: str) -> str | None:
     """The pipeline's run, which follows the data from pointer to pointer."""
     for name in inputs_of(experiment, stage):
@@ -226,6 +256,11 @@ def parse(stage: str, arguments: Sequence[str]) -> Command:
     parser.add_argument("--parent", help="the MLflow run to nest under")
     parser.add_argument("--record", help="keep pointer and metrics in the store, too, under this name")
     parser.add_argument("--fresh", action="store_true", help="start over: do not resume from checkpoints")
+    parser.add_argument(
+        "--reuse",
+        action="store_true",
+        help="take what another experiment made of the same settings and inputs",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print settings and plan, start nothing")
     found = parser.parse_intermixed_args(arguments)
     if found.params and found.overrides:
@@ -239,5 +274,6 @@ def parse(stage: str, arguments: Sequence[str]) -> Command:
         parent=found.parent,
         record=found.record,
         fresh=found.fresh,
+        reuse=found.reuse,
         dry_run=found.dry_run,
     )

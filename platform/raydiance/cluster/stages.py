@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from raydiance.cluster.plan import run_name
+from raydiance.cluster.plan import run_name, same_work
 from raydiance.cluster.pointers import Pointer, folder_of, read_pointer
 from raydiance.config import Experiment
 from raydiance.config.stages import stages_of
@@ -79,7 +79,7 @@ def _out_of_date(
         if earlier.stage in inputs and earlier.state != "done":
             return f"{earlier.stage} is {earlier.state}"
     present = {name: artifact for name, artifact in inputs.items() if artifact}
-    if run_name(experiment, stage, present) == pointer.run_name:
+    if same_work(pointer.run_name, run_name(experiment, stage, present)):
         return ""
     return "its settings, seed or inputs have changed"
 

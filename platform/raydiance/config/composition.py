@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import re
 from collections.abc import Sequence
 from functools import cache
@@ -26,7 +25,7 @@ from raydiance.config.experiment import (
     LatentExperiment,
 )
 from raydiance.config.explain import explain, nearest, paths
-from raydiance.config.files import dump_yaml, read_yaml
+from raydiance.config.files import dump_yaml, read_yaml, write_text
 from raydiance.config.project import project_folder
 from raydiance.config.search import SearchedStage, Values, proposals
 from raydiance.errors import ConfigError
@@ -37,6 +36,7 @@ __all__ = [
     "compose",
     "load_params",
     "params_text",
+    "parse_override",
     "trials_of",
     "validate",
     "with_values",
@@ -56,7 +56,7 @@ def compose(overrides: Sequence[str] = (), *, folder: Path | None = None) -> Exp
     folder = (folder or project_folder() / "configs").resolve()
     for file in sorted(folder.rglob("*.yaml")):
         read_yaml(file)
-    parsed = [_parse(text) for text in overrides]
+    parsed = [_single(text) for text in overrides]
     lines = [_allow_defaults(override, folder) for override in parsed]
     try:
         with initialize_config_dir(str(folder), version_base="1.3"):
@@ -145,9 +145,14 @@ def _built(plain: Any) -> Experiment:
         raise ConfigError(f"kind = {kind!r}: no such kind of experiment{nearest(str(kind), list(KINDS))}")
     try:
         # JSON in strict mode: lists become tuples, but "3" is no number and true is no 1.
-        return _adapter(kind).validate_json(json.dumps(plain), strict=True)
+        built = _adapter(kind).validate_json(json.dumps(plain), strict=True)
     except ValidationError as error:
         raise ConfigError(explain(error, KINDS[kind], plain)) from error
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", built.name):
+        raise ConfigError(
+            f"name = {built.name!r}: folders are named after it; letters, digits, '_', '.' and '-' may stand in it"
+        )
+    return built
 
 
 def load_params(path: Path) -> Experiment:
@@ -161,20 +166,15 @@ def load_params(path: Path) -> Experiment:
 
 
 def write_params(path: Path, overrides: Sequence[str]) -> Experiment:
-    """Compose, and write the result with every default spelled out, as DVC's parameters."""
+    """Compose, and write the result with every default spelled out."""
     experiment = compose(overrides)
-    text = params_text(experiment, overrides)
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        staged = path.with_name(f".{path.name}.{os.getpid()}")
-        staged.write_text(text, encoding="utf-8")
-        staged.replace(path)
+    write_text(path, params_text(experiment, overrides))
     return experiment
 
 
 def params_text(experiment: Experiment, overrides: Sequence[str]) -> str:
-    """The experiment as params.yaml: each setting with its value, and the overrides it came from."""
-    command = " ".join(["raydiance compose", *overrides])
-    header = f"# Written by `{command}`.\n# The stages of dvc.yaml read this file.\n"
+    """The experiment as YAML: each setting with its value, and the overrides it came from."""
+    header = f"# Written by `{' '.join(['raydiance compose', *overrides])}`.\n"
     return header + dump_yaml({"overrides": list(overrides), **to_plain(experiment)})
 
 
@@ -183,7 +183,8 @@ def _adapter(kind: str) -> TypeAdapter[Experiment]:
     return TypeAdapter(KINDS[kind])
 
 
-def _parse(text: str) -> Override:
+def parse_override(text: str) -> Override:
+    """An override by Hydra's grammar, of one value or of several. Raises ConfigError."""
     try:
         override = OverridesParser.create().parse_override(text)
     except HydraException as error:
@@ -191,10 +192,18 @@ def _parse(text: str) -> Override:
         raise ConfigError(
             f"{text!r} is no override ({reason}); write path=value, as in render.size=64"
         ) from error
-    if override.is_sweep_override():
-        raise ConfigError(f"{text}: one run takes one value; write a list as {override.key_or_group}=[...]")
     if override.key_or_group.split(".")[0] == "hydra":
         raise ConfigError(f"{text}: settings of Hydra itself have no effect here; leave it out")
+    return override
+
+
+def _single(text: str) -> Override:
+    override = parse_override(text)
+    if override.is_sweep_override():
+        raise ConfigError(
+            f"{text}: one run takes one value (`raydiance pipeline` several); write a list as "
+            f"{override.key_or_group}=[...]"
+        )
     return override
 
 

@@ -1,5 +1,6 @@
 """YAML as people may write it: plain values only, each name once, no aliases, no tags."""
 
+import os
 import re
 from collections.abc import Hashable
 from pathlib import Path
@@ -9,7 +10,7 @@ import yaml
 
 from raydiance.errors import ConfigError
 
-__all__ = ["dump_yaml", "read_yaml"]
+__all__ = ["dump_yaml", "read_yaml", "write_text"]
 
 
 class _Loader(yaml.SafeLoader):
@@ -76,3 +77,13 @@ def dump_yaml(value: dict[str, Any]) -> str:
     """A mapping as YAML, in its own order, short lists and mappings on one line."""
     text: str = yaml.safe_dump(value, sort_keys=False, default_flow_style=None, width=110)
     return text
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace the file at once; it stays as it is where it says this already."""
+    if path.exists() and path.read_text(encoding="utf-8") == text:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_name(f".{path.name}.{os.getpid()}")
+    staged.write_text(text, encoding="utf-8")
+    staged.replace(path)

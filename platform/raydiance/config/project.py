@@ -4,7 +4,9 @@ from pathlib import Path
 
 from raydiance.errors import ConfigError
 
-__all__ = ["project_folder"]
+__all__ = ["OUTPUTS", "project_folder"]
+
+OUTPUTS = Path("outputs/pipeline")  # what the stages leave, in a folder for each experiment
 
 
 def project_folder() -> Path:

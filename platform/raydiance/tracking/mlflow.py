@@ -77,7 +77,8 @@ def open_tracker(
         experiment_id = experiment_id_of(client, url, experiment)
         pipeline = _pipeline(client, experiment_id, experiment, parent_id) if nested else None
         parent = pipeline or (parent_id if nested else None)
-        run_id = _begin(client, experiment_id, run_name, parent, tags or {}, description)
+        all_tags = {**dvc_tags(Path.cwd(), experiment), **(tags or {})}
+        run_id = _begin(client, experiment_id, run_name, parent, all_tags, description)
         if run_name:
             close_left(client, experiment_id, run_name, run_id, parent)
     return MlflowTracker(client, url, run_id, parent, pipeline=pipeline)
@@ -276,7 +277,6 @@ def _begin(
             if "+g" in version
             else {}
         ),
-        **dvc_tags(Path.cwd()),
         **job_tags(),
         **process_tags(),
         **({PARENT: parent_id} if parent_id else {}),

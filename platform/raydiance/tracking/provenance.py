@@ -13,8 +13,10 @@ DVC_VARIABLE = "RAYDIANCE_DVC"
 JOB_VARIABLE = "RAYDIANCE_JOB"
 
 
-def dvc_tags(folder: Path) -> dict[str, str]:
+def dvc_tags(folder: Path, experiment: str) -> dict[str, str]:
     """The hashes in the folder's dvc.lock as {"dvc.<path>": md5}, of deps and outs; {} without one.
+
+    Of stages that are walked for several experiments ("train@name") those of this one count.
 
     RAYDIANCE_DVC, a JSON object, stands for the file where the code came without it.
     """
@@ -26,7 +28,8 @@ def dvc_tags(folder: Path) -> dict[str, str]:
     stages = (yaml.safe_load(lock.read_text(encoding="utf-8")) or {}).get("stages", {})
     return {
         f"dvc.{entry['path']}": entry["md5"]
-        for stage in stages.values()
+        for name, stage in stages.items()
+        if name.partition("@")[2] in ("", experiment)
         for entry in [*stage.get("deps", []), *stage.get("outs", [])]
         if "md5" in entry
     }
