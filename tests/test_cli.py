@@ -71,8 +71,17 @@ def test_help_is_there_within_a_second(tmp_path: Path) -> None:
 def test_compose_writes_params_with_the_overrides(tmp_path: Path) -> None:
     done = raydiance(tmp_path, "compose", "size=micro", "seed=3")
     assert done.returncode == 0, done.stderr
-    written = yaml.safe_load((tmp_path / "params.yaml").read_text())
+    written = yaml.safe_load((tmp_path / "params/furniture.yaml").read_text())
     assert (written["overrides"], written["seed"], written["size"]) == (["size=micro", "seed=3"], 3, "micro")
+    assert yaml.safe_load((tmp_path / "params.yaml").read_text())["experiments"] == ["furniture"]
+
+
+def test_compose_writes_one_experiment_where_it_is_told(tmp_path: Path) -> None:
+    assert raydiance(tmp_path, "compose", "experiment=digits", "--out", "digits.yaml").returncode == 0
+    assert yaml.safe_load((tmp_path / "digits.yaml").read_text())["kind"] == "digits"
+    assert [path.name for path in tmp_path.iterdir()] == ["digits.yaml"]
+    done = raydiance(tmp_path, "compose", "seed=1,2", "--out", "both.yaml")
+    assert (done.returncode, "one run takes one value" in done.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(

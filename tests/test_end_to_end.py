@@ -61,9 +61,10 @@ class Checkout:
         assert done.returncode == status, f"{' '.join(command)}: {done.returncode}\n{output[-6000:]}"
         return output
 
-    def pointer(self, stage: str) -> dict[str, str]:
+    def pointer(self, stage: str, experiment: str = "furniture") -> dict[str, str]:
         """What a stage left behind."""
-        return json.loads((self.folder / "outputs" / "pipeline" / "furniture" / f"{stage}.json").read_text())
+        path = self.folder / "outputs" / "pipeline" / experiment / f"{stage}.json"
+        return json.loads(path.read_text())
 
 
 def copy_project(folder: Path) -> None:
@@ -179,13 +180,35 @@ def seconds_of_children() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def test_what_was_done_before_another_experiment_is_not_done_again(reproduced: Checkout) -> None:
+def test_what_is_done_is_not_done_again_where_dvc_does_not_know(reproduced: Checkout) -> None:
     before = {stage: reproduced.pointer(stage) for stage in STAGES}
     lock = reproduced.folder / "dvc.lock"
-    lock.write_text(lock.read_text().replace("outputs/pipeline/furniture/", "outputs/pipeline/another/"))
+    lock.write_text(lock.read_text().replace("@furniture:", "@forgotten:"))
     again = reproduced.run("raydiance", "pipeline", "size=micro", "cluster.num_workers=2")
     assert "up to date" in again, again
     assert {stage: reproduced.pointer(stage) for stage in STAGES} == before
+
+
+def test_the_stages_fan_out_over_experiments(reproduced: Checkout) -> None:
+    """Two that are as the first one take over all but what is published under their names."""
+    before = {stage: reproduced.pointer(stage) for stage in STAGES}
+    several = ["name=one,two", "size=micro", "cluster.num_workers=2"]
+    told = reproduced.run("raydiance", "pipeline", *several)
+    for name in ("one", "two"):
+        assert all(f"Running stage '{stage}@{name}'" in told for stage in STAGES)
+        made = {stage: reproduced.pointer(stage, name) for stage in STAGES}
+        same = {stage for stage in STAGES if made[stage]["key"] == before[stage]["key"]}
+        assert same == set(STAGES) - {"publish"}
+        assert made["publish"]["key"].startswith(f"bundle/{name}-")
+    assert "up to date" in reproduced.run("dvc", "repro")
+    shown = reproduced.run("dvc", "metrics", "show")
+    assert (
+        "outputs/pipeline/one/metrics/tune.json" in shown
+        and "outputs/pipeline/two/metrics/tune.json" in shown
+    )
+    assert "one, size micro, seed 0" in reproduced.run("raydiance", "stages")
+    curves = json.loads(reproduced.run("dvc", "plots", "show", "--json"))["data"]["diffusion_loss"]
+    assert len({row["filename"] for row in curves[0]["content"]["data"]["values"]}) == 2
 
 
 def test_the_record_nests_stages_and_trials(reproduced: Checkout, mlflow_url: str) -> None:

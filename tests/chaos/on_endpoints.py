@@ -112,8 +112,8 @@ class Endpoint:
                 process.kill()
 
     def head_lives(self) -> bool:
-        """Whether its process does. It gives up where its agents are not there within 15 s, as on a busy machine; to
-        start it again is then Kubernetes' part.
+        """Whether its process does. A head gives up where its agents are not there within 15 s, as on a busy
+        machine; to start it again is then Kubernetes' part.
         """
         with suppress(psutil.NoSuchProcess):
             return psutil.Process(self.head).status() != psutil.STATUS_ZOMBIE

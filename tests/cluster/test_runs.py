@@ -165,7 +165,7 @@ def test_the_record_gives_cost_and_an_estimate(
     assert "pipeline    render (missing), " in planned
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RAYDIANCE_STORE", "store")
-    print_stages(tmp_path / "params.yaml", ["size=micro"])
+    print_stages(["size=micro"])
     assert "ingest done" in " ".join(capsys.readouterr().out.split())
     print_cost("stage", None)
     told = capsys.readouterr().out.split()

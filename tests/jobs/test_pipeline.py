@@ -48,16 +48,18 @@ def test_a_job_beside_the_way_reads_stages_and_has_settings() -> None:
 
 
 def test_dvc_knows_the_same_stages_inputs_and_settings() -> None:
+    """For each experiment that params.yaml names; what is published is published anew, under its name."""
     assert list(PIPELINE["stages"]) == list(LATENT)
-    settings = {path.split(".")[0] for path in paths(LatentExperiment)}
+    outputs, params = "outputs/pipeline/${item.experiment}", "params/${item.experiment}.yaml"
+    settings, last = {path.split(".")[0] for path in paths(LatentExperiment)}, list(LATENT)[-1]
     for stage, entry in PIPELINE["stages"].items():
-        report = ["raydiance report --params params.yaml"] if stage == list(LATENT)[-1] else []
-        command = f"raydiance run {stage} --params params.yaml"
-        assert entry["cmd"] == ([command, *report] if report else command)
-        assert entry["params"] == ["seed", stage]
-        assert set(entry["params"]) <= settings
-        deps = [f"outputs/pipeline/${{name}}/{name}.json" for name in LATENT[stage]]
-        assert sorted(entry.get("deps", [])) == sorted(deps)
+        assert entry["matrix"] == {"experiment": "${experiments}"}
+        command = f"raydiance run {stage} --params {params}"
+        report = f"raydiance report --params {params}"
+        assert entry["cmd"] == ([command, report] if stage == last else f"{command} --reuse")
+        assert entry["params"] == [{params: ["seed", stage]}]
+        assert {"seed", stage} <= settings
+        assert sorted(entry.get("deps", [])) == sorted(f"{outputs}/{name}.json" for name in LATENT[stage])
         kept = {"cache": False, "persist": True}
-        assert entry["outs"] == [{f"outputs/pipeline/${{name}}/{stage}.json": kept}]
-        assert entry["metrics"] == [{f"outputs/pipeline/${{name}}/metrics/{stage}.json": kept}]
+        assert entry["outs"] == [{f"{outputs}/{stage}.json": kept}]
+        assert entry["metrics"] == [{f"{outputs}/metrics/{stage}.json": kept}]

@@ -339,7 +339,8 @@ def test_the_embedded_default_lies_in_outputs(tmp_path: Path, monkeypatch: pytes
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "dvc.lock").write_text(
-        "stages: {render: {deps: [{path: a.json, md5: '12'}, {path: b}], outs: [{path: c.json, md5: '34'}]}}"
+        "stages: {render@furniture: {deps: [{path: a.json, md5: '12'}, {path: b}]},"
+        " split: {outs: [{path: c.json, md5: '34'}]}, render@digits: {outs: [{path: d.json, md5: '56'}]}}"
     )
     with open_tracker(None, "furniture", "ingest") as tracker:
         tracker.log_text("report.html", "<p>")

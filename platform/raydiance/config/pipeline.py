@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
@@ -53,8 +53,9 @@ def fan_out(overrides: Sequence[str]) -> list[Composed]:
         lines = [line for line, _ in values]
         experiment = compose(lines)
         if ending := "".join(f"-{word}" for _, word in values if word):
-            experiment = replace(experiment, name=experiment.name + ending)
-            lines = [line for line in lines if not line.startswith("name=")] + [f"name={experiment.name}"]
+            lines = [line for line in lines if not line.startswith("name=")]
+            lines.append(f"name={experiment.name}{ending}")
+            experiment = compose(lines)  # others of its settings may be named after it
         found.append(Composed(experiment, tuple(lines)))
     names = [each.experiment.name for each in found]
     if twice := [name for name in names if names.count(name) > 1]:
