@@ -11,6 +11,7 @@ from typer.main import get_command
 
 from raydiance.cli.app import app
 from raydiance.config import compose
+from raydiance.config.pipeline import fan_out
 from raydiance.config.stages import ASIDE, STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,11 +38,12 @@ def test_commands_exist_and_their_settings_compose(line: str) -> None:
     options = {
         option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)
     }
-    of_a_job = {"--dry-run", "--fresh", "--params", "--input"} if verb in ("run", "submit") else set()
+    of_a_job = {"--dry-run", "--fresh", "--params", "--input", "--reuse"} if verb in ("run", "submit") else set()
     assert {word for word in arguments if word.startswith("--")} <= options | of_a_job
     if verb in ("run", "submit"):
         assert any(arguments[0] in stages for stages in (*STAGES.values(), *ASIDE.values()))
-    compose([word for word in arguments if "=" in word and not word.startswith("--")])
+    overrides = [word for word in arguments if "=" in word and not word.startswith("--")]
+    assert fan_out(overrides) if verb in ("pipeline", "compose", "stages") else compose(overrides)
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("make ")])
