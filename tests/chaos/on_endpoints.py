@@ -35,7 +35,7 @@ __all__ = ["FAULTS", "ask", "end", "killed_head"]
 BOUND_S = 120.0
 SLOW_S, AFTER_S = 5.0, 8.0
 PORT, REDIS, DASHBOARD, GCS, AGENT = 8000, 6379, 8265, 6380, 52365
-SEEDS, CLIENTS = 6, 2
+SEEDS, CLIENTS, PAUSE_S = 6, 2, 0.3
 # no head starts where it sees a process that belongs to the head before it, as the node's are
 ALONE = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -227,7 +227,7 @@ def end() -> None:
 
 
 def killed_head(phase: str, random: Random, folder: Path) -> Trial:
-    """SIGKILL of the head while samples are asked for, without pause, from who never asks twice."""
+    """SIGKILL of the head while samples are asked for all the time, by who never asks twice."""
     trial, here = Trial("F4", phase, 0), endpoint()
     away_s, said = random.uniform(2.0, 15.0), folder / "said.json"
     command = [sys.executable, "-m", "tests.chaos.on_endpoints", here.url, here.key, str(said)]
@@ -280,7 +280,7 @@ async def ask(url: str, key: str, told: Path, ended: Callable[[], bool]) -> None
             slowest = max(slowest, time.monotonic() - began)
             if not told.exists() and said.total() >= 2 * CLIENTS:
                 tell()
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(PAUSE_S)
 
     def tell() -> None:
         told.write_text(json.dumps({"said": said, "slowest_s": round(slowest, 2)}))
