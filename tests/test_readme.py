@@ -38,7 +38,9 @@ def test_commands_exist_and_their_settings_compose(line: str) -> None:
     options = {
         option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)
     }
-    of_a_job = {"--dry-run", "--fresh", "--params", "--input", "--reuse"} if verb in ("run", "submit") else set()
+    of_a_job = (
+        {"--dry-run", "--fresh", "--params", "--input", "--reuse"} if verb in ("run", "submit") else set()
+    )
     assert {word for word in arguments if word.startswith("--")} <= options | of_a_job
     if verb in ("run", "submit"):
         assert any(arguments[0] in stages for stages in (*STAGES.values(), *ASIDE.values()))

@@ -81,7 +81,10 @@ def test_an_override_sets_what_only_the_spec_knows() -> None:
         ("tune._target_=os.system", "tune._target_ = 'os.system': code is never named in a config; choose"),
         ("+_partial_=true", "_partial_ = True: code is never named in a config"),
         ("source=${sauce}", "source = '${sauce}': nothing stands at sauce; did you mean source?"),
-        ("seed=1,2", "seed=1,2: one run takes one value; write a list as seed=[...]"),
+        (
+            "seed=1,2",
+            "seed=1,2: one run takes one value (`raydiance pipeline` several); write a list as seed=[...]",
+        ),
         ("seed={", "'seed={' is no override"),
         ("hydra.run.dir=x", "settings of Hydra itself have no effect here"),
         ("tune.teacher_nfe=10", "tune: teacher_nfe = 10 cannot judge plans of"),

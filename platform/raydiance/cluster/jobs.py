@@ -65,12 +65,12 @@ def submit(
     metrics and tables lie here as if it had run here. Raises ClusterError if the address cannot be reached
     (within 10 s) or refuses.
     """
-    client = jobs_client(address)
     experiment = read_settings(command)
-    refuse_impossible(experiment.cluster, nodes_at(address))
     store = Store.open(experiment.store.url, experiment.store.quota)
     if command.reuse and taken_over(command, experiment, gather(command, experiment, store), store):
         return 0
+    client = jobs_client(address)
+    refuse_impossible(experiment.cluster, nodes_at(address))
     with tempfile.TemporaryDirectory() as folder:
         submission = prepare(command, experiment, store, Path(folder))
         job_id = _begin(client, submission, address, stream)
