@@ -5,6 +5,7 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,8 +47,8 @@ def submit_job(
 
 
 def run_pipeline(overrides: Sequence[str], *, dry_run: bool = False, force: bool = False) -> None:
-    """Run each stage whose settings or inputs changed, of each experiment that the overrides make; raises
-    ClusterError where one fails.
+    """Run each stage whose settings or inputs changed, of each experiment that the overrides make. Raises
+    ClusterError if one failed, after the other experiments.
 
     dvc.yaml holds the stages of kind latent, which DVC runs by what is written here; the stages of other kinds run
     from here, by the same rule.
@@ -58,17 +59,23 @@ def run_pipeline(overrides: Sequence[str], *, dry_run: bool = False, force: bool
     for each in found:
         made = each.experiment
         print(f"pipeline of {made.name}, size {made.size}, seed {made.seed}", file=sys.stderr)
-    os.chdir(project_folder())
-    if walked := [each for each in found if each.experiment.kind == "latent"]:
-        _reproduce(walked, dry_run=dry_run, force=force)
-    for each in found:
-        if each not in walked:
-            _run_stages(each, dry_run=dry_run, force=force)
+    walked = [each for each in found if each.experiment.kind == "latent"]
+    parts = [partial(_run_stages, each, dry_run=dry_run, force=force) for each in found if each not in walked]
+    parts += [partial(_reproduce, walked, dry_run=dry_run, force=force)] if walked else []
+    problems: list[str] = []
+    for part in parts:
+        try:
+            part()
+        except ClusterError as error:  # the others are of other experiments
+            problems.append(str(error))
+    if problems:
+        raise ClusterError("\n".join(problems))
 
 
 def _reproduce(found: "Sequence[Composed]", *, dry_run: bool, force: bool) -> None:
     from raydiance.config.pipeline import write_pipeline
 
+    os.chdir(project_folder())
     write_pipeline(found)
     if not (dry_run or force):
         _tell_dvc([each.experiment for each in found])
