@@ -5,6 +5,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,7 @@ MANIFEST = "manifest.json"
 def contents(store: str, under: str = "") -> dict[str, bytes]:
     """Every object of a store by its name, whole."""
     if not store.startswith("s3://"):
-        root = Path(store)
-        found = [path for path in (root / under).rglob("*") if path.is_file()]
-        return {path.relative_to(root).as_posix(): path.read_bytes() for path in found}
+        return _files(Path(store), under)
     parts = urlsplit(store)
     prefix = parts.path.strip("/") + "/"
     client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"], region_name="us-east-1")
@@ -32,6 +31,21 @@ def contents(store: str, under: str = "") -> dict[str, bytes]:
         name.removeprefix(prefix): client.get_object(Bucket=parts.netloc, Key=name)["Body"].read()
         for name in names
     }
+
+
+def _files(root: Path, under: str) -> dict[str, bytes]:
+    """As they stood at one moment: where some come or go meanwhile, it is looked again."""
+
+    def names() -> list[str]:
+        found = os.walk(root / under)  # passes over what is gone
+        return sorted(os.path.join(place, file) for place, _, files in found for file in files)
+
+    while True:
+        before = names()
+        with suppress(FileNotFoundError):
+            found = {Path(name).relative_to(root).as_posix(): Path(name).read_bytes() for name in before}
+            if names() == before:
+                return found
 
 
 def committed(objects: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
