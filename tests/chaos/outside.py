@@ -38,7 +38,7 @@ def _files(root: Path, under: str) -> dict[str, bytes]:
 
     def names() -> list[str]:
         found = os.walk(root / under)  # passes over what is gone
-        return sorted(os.path.join(place, file) for place, _, files in found for file in files)
+        return sorted(str(Path(place, file)) for place, _, files in found for file in files)
 
     while True:
         before = names()
