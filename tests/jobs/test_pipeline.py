@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from raydiance.cli.work import run_pipeline
 from raydiance.config import LatentExperiment, project_folder
 from raydiance.config.experiment import KINDS
 from raydiance.config.explain import paths
 from raydiance.config.stages import ASIDE, STAGES, Stages
+from raydiance.errors import ClusterError, StoreError
 
 ROOT = project_folder()
 LATENT = STAGES["latent"]  # the stages of dvc.yaml
@@ -63,3 +65,24 @@ def test_dvc_knows_the_same_stages_inputs_and_settings() -> None:
         kept = {"cache": False, "persist": True}
         assert entry["outs"] == [{f"{outputs}/{stage}.json": kept}]
         assert entry["metrics"] == [{f"{outputs}/metrics/{stage}.json": kept}]
+
+
+@pytest.mark.parametrize(
+    ("stores", "expected"), [(["file", "store"], StoreError), (["file", "store", "b"], ClusterError)]
+)
+def test_an_experiment_that_fails_leaves_the_others_alone(
+    stores: list[str],
+    expected: type[Exception],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in {"file", "b"} & set(stores):
+        (tmp_path / name).write_text("no folder")
+    urls = ",".join(str(tmp_path / name) for name in stores)
+    with pytest.raises(expected) as raised:
+        run_pipeline(["experiment=digits", "size=micro", f"store.url={urls}"], dry_run=True)
+    assert all(str(tmp_path / name) in str(raised.value) for name in stores if name != "store")
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in printed] == list(STAGES["digits"])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raydiance.config.project import project_folder
-from raydiance.errors import ClusterError, ConfigError
+from raydiance.errors import ClusterError, ConfigError, RaydianceError
 
 if TYPE_CHECKING:
     from raydiance.config import Experiment
@@ -48,7 +48,7 @@ def submit_job(
 
 def run_pipeline(overrides: Sequence[str], *, dry_run: bool = False, force: bool = False) -> None:
     """Run each stage whose settings or inputs changed, of each experiment that the overrides make. Raises
-    ClusterError if one failed, after the other experiments.
+    what went wrong with one, or ClusterError with all of it, after the other experiments.
 
     dvc.yaml holds the stages of kind latent, which DVC runs by what is written here; the stages of other kinds run
     from here, by the same rule.
@@ -62,14 +62,16 @@ def run_pipeline(overrides: Sequence[str], *, dry_run: bool = False, force: bool
     walked = [each for each in found if each.experiment.kind == "latent"]
     parts = [partial(_run_stages, each, dry_run=dry_run, force=force) for each in found if each not in walked]
     parts += [partial(_reproduce, walked, dry_run=dry_run, force=force)] if walked else []
-    problems: list[str] = []
+    problems: list[RaydianceError] = []
     for part in parts:
         try:
             part()
-        except ClusterError as error:  # the others are of other experiments
-            problems.append(str(error))
+        except RaydianceError as error:  # the others are of other experiments
+            problems.append(error)
+    if len(problems) == 1:
+        raise problems[0]
     if problems:
-        raise ClusterError("\n".join(problems))
+        raise ClusterError("\n".join(map(str, problems)))
 
 
 def _reproduce(found: "Sequence[Composed]", *, dry_run: bool, force: bool) -> None:
