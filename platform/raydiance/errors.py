@@ -8,6 +8,7 @@ RaydianceError
 |-- TrainingError      a run that cannot go on
 |   `-- NonFiniteLossError   the loss became NaN or infinite; the last good checkpoint stands
 |-- TrackingError      the tracking server cannot be reached or refuses
+|   `-- UnknownModelError  the registry has no such model, version or alias
 |-- ClusterError       the Ray cluster cannot be reached, or a job on it failed
 `-- RequestError       a request to the endpoint that it cannot serve
 
@@ -25,6 +26,7 @@ __all__ = [
     "StoreError",
     "TrackingError",
     "TrainingError",
+    "UnknownModelError",
 ]
 
 
@@ -58,6 +60,10 @@ class NonFiniteLossError(TrainingError):
 
 class TrackingError(RaydianceError):
     """The tracking server cannot be reached or refuses."""
+
+
+class UnknownModelError(TrackingError):
+    """The registry has no such model, version or alias."""
 
 
 class ClusterError(RaydianceError):

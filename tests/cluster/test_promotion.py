@@ -8,10 +8,11 @@ import pytest
 from tests.support.bundles import tiny_model
 
 from raydiance.cluster.promotion import compare, promote, rollback
-from raydiance.errors import ArtifactError, TrackingError
+from raydiance.errors import ArtifactError, TrackingError, UnknownModelError
 from raydiance.generation import Gate, write_bundle
 from raydiance.storage import Artifact, Store
 from raydiance.tracking import MemoryRegistry
+from raydiance.tracking.registry import ModelVersion
 
 GATE = Gate(min_psnr_held_out=20.0)
 
@@ -41,13 +42,31 @@ def aliases(registry: MemoryRegistry) -> dict[str, str]:
     return {alias: version for (_, alias), version in registry.aliases.items()}
 
 
+def test_who_cannot_ask_for_the_champion_promotes_nobody(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = MemoryRegistry()
+    registry.register_bundle("tiny", bundle(store, {"psnr_held_out": 22.0}))
+    resolve = registry.resolve
+
+    def away(name: str, alias: str) -> ModelVersion:
+        if alias == "champion":
+            raise TrackingError("tracking http://127.0.0.1:1: the server is away")
+        return resolve(name, alias)
+
+    monkeypatch.setattr(registry, "resolve", away)
+    with pytest.raises(TrackingError, match="is away"):
+        promote(registry, "tiny", "1", GATE)
+    assert not aliases(registry)
+
+
 def test_a_version_takes_the_champions_place_and_gives_it_back(store: Store) -> None:
     registry = MemoryRegistry()
     for psnr in (22.0, 23.0):
         registry.register_bundle("tiny", bundle(store, {"psnr_held_out": psnr}))
     first = promote(registry, "tiny", "1", GATE)
     assert (first.replaced, aliases(registry)) == (None, {"champion": "1"})
-    with pytest.raises(TrackingError):
+    with pytest.raises(UnknownModelError, match="'tiny': no version or alias 'previous'"):
         rollback(registry, "tiny")
     second = promote(registry, "tiny", "2", GATE)
     assert [check.metric for check in second.checks] == ["psnr_held_out", "psnr_held_out"]

@@ -7,8 +7,9 @@ import asyncio
 import base64
 import gc
 import io
+import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from safetensors.torch import load
 from tests.serving.conftest import SPEC
 from tests.support.asking import ask, post, problem
 from tests.support.bundles import randomised, tiny_model
+from torch import Tensor
 
 from raydiance.errors import ConfigError
 from raydiance.generation import generate_latents, load_bundle, write_bundle
@@ -102,7 +104,8 @@ def test_a_seed_is_one_sample_in_any_company_and_nothing_is_written_for_it(
     endpoint: FastAPI, small: Artifact, cache: Path
 ) -> None:
     before = written()
-    assert before >= 2 and any((cache / "compiled").iterdir())
+    kept = cache / "compiled" / torch.backends.cpu.get_cpu_capability().lower()
+    assert before >= 2 and os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(kept) and any(kept.iterdir())
     asked = {"seed": 3, "plan": "default", "category": "class1", "format": "latent"}
     alone = post(endpoint, asked).content
 
@@ -164,3 +167,16 @@ def test_without_a_compiler_the_setting_is_named(
     monkeypatch.setattr(inductor.cpp, "cxx", ("no-such-compiler",))
     with pytest.raises(ConfigError, match=r"^serve\.compile=true: .*C\+\+ compiler"):
         Sampler(small, COMPILED)
+
+
+@pytest.mark.parametrize("wrong", [lambda out: 1.1 * out, lambda out: torch.full_like(out, torch.nan)])
+def test_a_program_that_comes_to_something_else_is_refused(
+    wrong: Callable[[Tensor], Tensor], small: Artifact, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As torch wrote for registers of another width, and found again by the same key."""
+    network = CompiledNetwork(load_bundle(small))
+    monkeypatch.setattr(torch, "compile", lambda predict, **_: lambda *inputs: wrong(predict(*inputs)))
+    with pytest.raises(
+        ConfigError, match=r"^serve\.compile=true: the program for 2 items .*remove .*compiled"
+    ):
+        network(torch.zeros(2, *network._model.latent_shape), torch.ones(2), None)

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from PIL import Image
 
-from raydiance.errors import TrackingError
+from raydiance.errors import TrackingError, UnknownModelError
 from raydiance.storage import Store
 from raydiance.tracking import Tracker
 from raydiance.tracking.history import open_history
@@ -319,9 +319,9 @@ def test_a_bundle_is_found_by_its_alias(url: str, experiment: str, tmp_path: Pat
     model = MlflowClient(tracker.url).get_logged_model(version.tags["raydiance.logged_model"])
     assert model.source_run_id == tracker.run_id
     assert open_registry(url).register_bundle(experiment, draft.artifact) == "3"
-    with pytest.raises(TrackingError, match="could not find the version 'candidate'"):
+    with pytest.raises(UnknownModelError, match="no version or alias 'candidate'"):
         open_registry(url).resolve(experiment, "candidate")
-    with pytest.raises(TrackingError, match="could not find the version 'champion' of 'nothing'"):
+    with pytest.raises(UnknownModelError, match=r"model 'nothing' at .*no version or alias 'champion'"):
         open_registry(url).resolve("nothing", "champion")
 
 

@@ -226,7 +226,10 @@ def test_seed_and_nothing_else_decides(store):
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # of inductor's own imports
-def test_a_compiled_network_takes_the_same_steps(store):
+def test_a_compiled_network_takes_the_same_steps(store, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAYDIANCE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that it is as before when the test is over
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
     curves = []
     for compiled in (False, True):
         w = worker(store)
@@ -234,6 +237,8 @@ def test_a_compiled_network_takes_the_same_steps(store):
         curves.append(losses(w.tracker))
         assert "0.weight" in state.averaged()  # names are as they were
     assert curves[1] == pytest.approx(curves[0], rel=1e-4)
+    kept = tmp_path / "cache" / "compiled" / torch.backends.cpu.get_cpu_capability().lower()
+    assert any(path.is_file() for path in kept.rglob("*"))
 
 
 def test_every_epoch_visits_every_item_once():

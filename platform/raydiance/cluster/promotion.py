@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from raydiance.errors import ArtifactError, TrackingError
+from raydiance.errors import ArtifactError, TrackingError, UnknownModelError
 from raydiance.generation import Check, Gate, check_gate, load_bundle
 from raydiance.storage import Artifact, ArtifactRef, Store
 from raydiance.tracking import ModelVersion, Registry
@@ -89,7 +89,7 @@ def compare(challenger: Artifact, champion: Artifact) -> list[Check]:
 
 
 def _champion(registry: Registry, name: str) -> ModelVersion | None:
-    with suppress(TrackingError):
+    with suppress(UnknownModelError):  # a server that cannot be asked may have one
         return registry.resolve(name, "champion")
     return None
 

@@ -12,7 +12,7 @@ from typing import Annotated
 import torch
 from annotated_types import Ge
 
-from raydiance.errors import ArtifactError, TrackingError
+from raydiance.errors import ArtifactError, UnknownModelError
 from raydiance.generation.assemble import assemble, needed
 from raydiance.generation.bundle import Bundle, load_bundle, write_bundle
 from raydiance.generation.sampler import generate_fields
@@ -132,7 +132,7 @@ def _try(bundle: Bundle, count: int) -> None:
 
 
 def _crown(registry: Registry, name: str, version: str) -> None:
-    with suppress(TrackingError):  # the first champion has no predecessor
+    with suppress(UnknownModelError):  # the first champion has no predecessor
         registry.set_alias(name, "previous", registry.resolve(name, "champion").version)
     registry.set_alias(name, "champion", version)
 

@@ -4,7 +4,8 @@ A program is written at the first call of its size, which a replica makes before
 asked is copied into tensors that stay: so a program never meets an input of another kind, which it would be
 written anew for, and on a GPU it is one CUDA graph. Programs round otherwise than the library's kernels do, so
 samples tell that they were made by them. What was written is kept for the next replica in a folder of the user's
-own; nothing that is run comes from a store.
+own, one for each kind of processor; nothing that is run comes from a store, and nothing runs that does not come to
+what the network comes to.
 """
 
 import os
@@ -19,12 +20,13 @@ from raydiance.errors import ConfigError
 from raydiance.generation import LatentModel
 from raydiance.generation.execution import noise_network
 from raydiance.models.text import NO_WORD
-from raydiance.storage.cache import cache_root
+from raydiance.storage.cache import PROGRAMS, keep_programs
 
 __all__ = ["CompiledNetwork"]
 
 Program = Callable[[], Tensor]
 WARM_UPS = 2  # in which Triton's kernels are chosen, before a graph is captured
+WRONG = 0.01  # a program that is so far off, beside the length of what the network gives, does not only round
 
 
 class CompiledNetwork:
@@ -60,7 +62,8 @@ class CompiledNetwork:
     def _inputs(self, size: int) -> tuple[Tensor | None, ...]:
         """Where x, sigma, labels and words are held; the last two are None for a network that has none."""
         spec, device = self._model.spec.denoiser, self._model.device
-        x = torch.zeros(size, *self._model.latent_shape, device=device)
+        noise = torch.randn(size, *self._model.latent_shape, generator=torch.Generator().manual_seed(0))
+        x = noise.to(device)
         sigma = torch.ones(size, device=device)
         labels = torch.full((size,), spec.num_classes, device=device) if spec.num_classes else None
         words = torch.full((size, spec.max_words), NO_WORD, device=device) if spec.vocabulary else None
@@ -76,7 +79,8 @@ class CompiledNetwork:
         predict.__code__ = predict.__code__.replace()
         write: Any = torch.compile  # its types do not know the limit yet
         try:
-            _settle()
+            keep_programs()
+            os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # worker processes would stay
             written = write(
                 predict,
                 fullgraph=True,
@@ -84,9 +88,10 @@ class CompiledNetwork:
                 recompile_limit=1,  # an input of another kind is an error, not a wait
                 options={"deterministic": True},  # nothing is chosen by a stop watch: replicas agree
             )
-            program = partial(written, *inputs)
+            program: Program = partial(written, *inputs)
             program()
-            return _captured(program) if self._model.device.type == "cuda" else program
+            program = _captured(program) if self._model.device.type == "cuda" else program
+            made, expected = program(), network(*inputs)  # type: ignore[arg-type]
         except (RuntimeError, OSError) as error:  # what Dynamo, Inductor and Triton raise are RuntimeErrors
             cause = getattr(error, "inner_exception", error)
             reason = f"{type(cause).__name__}: {cause}".splitlines()[0]
@@ -95,15 +100,12 @@ class CompiledNetwork:
                 "(g++, or what CXX names) and a folder to write in (RAYDIANCE_CACHE, TORCHINDUCTOR_CACHE_DIR), or "
                 "leave serve.compile out"
             ) from error
-
-
-def _settle() -> None:
-    """Tell torch where to keep what it writes, and not to start worker processes, which would stay."""
-    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
-    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
-        folder = cache_root() / "compiled"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it is run from there: nobody else may write
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+        if not (made - expected).norm() <= WRONG * expected.norm() + 1e-6:  # or NaN
+            raise ConfigError(
+                f"serve.compile=true: the program for {len(made)} items does not come to what the network "
+                f"comes to; remove {os.environ[PROGRAMS]}, or leave serve.compile out"
+            )
+        return program
 
 
 def _captured(program: Program) -> Program:

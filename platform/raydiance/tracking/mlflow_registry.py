@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from raydiance.errors import TrackingError
+from raydiance.errors import TrackingError, UnknownModelError
 from raydiance.storage import Artifact, ArtifactRef, write_json
 from raydiance.tracking.mlflow_client import (
     MlflowClient,
@@ -17,6 +17,8 @@ from raydiance.tracking.mlflow_client import (
 from raydiance.tracking.registry import ModelVersion
 
 __all__ = ["MlflowRegistry", "open_registry"]
+
+ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # a model or version; an alias
 
 
 def open_registry(url: str | None = None) -> "MlflowRegistry":
@@ -75,10 +77,17 @@ class MlflowRegistry:
     def resolve(self, name: str, alias: str) -> ModelVersion:
         """See `Registry.resolve`."""
         with errors(self.url, f"find the version {alias!r} of {name!r}"):
-            if alias.isdecimal():
-                found = self._client.get_model_version(name, alias)
-            else:
-                found = self._client.get_model_version_by_alias(name, alias)
+            try:
+                if alias.isdecimal():
+                    found = self._client.get_model_version(name, alias)
+                else:
+                    found = self._client.get_model_version_by_alias(name, alias)
+            except MlflowException as error:
+                if error.error_code not in ABSENT:
+                    raise
+                raise UnknownModelError(
+                    f"model {name!r} at {self.url}: no version or alias {alias!r}; publish or promote one first"
+                ) from error
         try:
             kind, key, sha256, store = (
                 found.tags[f"raydiance.{tag}"] for tag in ("kind", "key", "sha256", "store")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from raydiance.errors import TrackingError
+from raydiance.errors import UnknownModelError
 from raydiance.storage import Artifact, ArtifactRef
 
 __all__ = ["MemoryRegistry", "ModelVersion", "Registry"]
@@ -36,7 +36,7 @@ class Registry(Protocol):
         """Write down what happened to a version."""
 
     def resolve(self, name: str, alias: str) -> ModelVersion:
-        """The version with this alias, or of this number. Raises TrackingError if there is none."""
+        """The version with this alias, or of this number. Raises UnknownModelError if there is none."""
 
 
 class MemoryRegistry:
@@ -68,4 +68,4 @@ class MemoryRegistry:
         for known in self.models.get(name, []):
             if known.version == version:
                 return known
-        raise TrackingError(f"model {name!r}: no version or alias {alias!r}; publish one first")
+        raise UnknownModelError(f"model {name!r}: no version or alias {alias!r}; publish one first")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from raydiance.errors import NonFiniteLossError
 from raydiance.spec import spec
+from raydiance.storage.cache import keep_programs
 from raydiance.tracking import Interrupted, Worker
 from raydiance.training.averages import PowerAverages, gamma_of
 from raydiance.training.batches import Batch
@@ -178,6 +179,7 @@ def fit(
             if throughput.flops is None:
                 throughput.count(module, batch.parts(loop.accumulate)[0], loop.accumulate)
                 if loop.compile:
+                    keep_programs()
                     objective.model.compile(dynamic=False)
             try:
                 with throughput.step():
