@@ -32,7 +32,7 @@ WRONG = 0.01  # a program that is so far off, beside the length of what the netw
 class CompiledNetwork:
     """The noise network of a model, compiled; as `noise_network` has it, but not for two threads at once.
 
-    Raises ConfigError at the first call of a size if it cannot be compiled.
+    Raises ConfigError at the first call of a size if it cannot be compiled, or comes to something else.
     """
 
     def __init__(self, model: LatentModel) -> None:
