@@ -26,7 +26,6 @@ def keep_programs() -> None:
 
     if os.environ.get(PROGRAMS) in (None, default_cache_dir()):  # torch itself sets it as it is imported
         folder = cache_root() / "compiled" / torch.backends.cpu.get_cpu_capability().lower()
-        folder.mkdir(
-            mode=0o700, parents=True, exist_ok=True
-        )  # they are run from there: nobody else may write
+        # they are run from there: nobody else may write
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.environ[PROGRAMS] = str(folder)
